@@ -1,0 +1,30 @@
+/* One call, as the kernels see it. Every field is 8 bytes wide; fastxent/backends/context.py packs
+ * the same fields in the same order, and a test compares the two. */
+#ifndef FASTXENT_CONTEXT_H
+#define FASTXENT_CONTEXT_H
+
+#include <stdint.h>
+
+typedef struct {
+  int64_t n_classes;
+  int64_t segment;         /* classes in a segment: sums start afresh at each */
+  int64_t n_segments;      /* segments in a row */
+  const char *logits;
+  int64_t logits_stride;   /* bytes from row to row */
+  int64_t logits_element;
+  int64_t target;          /* what the loss is taken against: nothing, labels or probabilities */
+  const int64_t *labels;
+  int64_t has_ignore_index;
+  int64_t ignore_index;
+  const char *probs;
+  int64_t probs_stride;
+  int64_t probs_element;
+  int64_t output_kind;     /* what is written for each class: nothing, a gradient, ... */
+  char *output;
+  int64_t output_stride;
+  double output_scale;     /* the gradient is multiplied by it */
+  double *losses;          /* one a row */
+  double *states;          /* scratch for rows split over threads: five numbers a segment */
+} Context;
+
+#endif

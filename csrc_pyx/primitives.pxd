@@ -1,0 +1,57 @@
+# cython: language_level=3
+"""What the Cython twin uses of primitives.h and context.h."""
+
+from libc.stdint cimport int64_t
+
+cdef extern from "context.h" nogil:
+    ctypedef struct Context:
+        int64_t n_classes
+        int64_t segment
+        int64_t n_segments
+        const char* logits
+        int64_t logits_stride
+        int64_t logits_element
+        int64_t target
+        const int64_t* labels
+        int64_t has_ignore_index
+        int64_t ignore_index
+        const char* probs
+        int64_t probs_stride
+        int64_t probs_element
+        int64_t output_kind
+        char* output
+        int64_t output_stride
+        double output_scale
+        double* losses
+        double* states
+
+cdef extern from "primitives.h" nogil:
+    # The build decides whether `real` is float or double.
+    ctypedef double real
+    enum:
+        BLOCK
+    ctypedef struct Reference:
+        double factor
+    ctypedef struct BlockSum:
+        double count
+        double rest
+    ctypedef struct BlockTarget:
+        double dot
+        double mass
+    int64_t element_size(int64_t element)
+    double load_element(const char* source, int64_t element)
+    void store_element(char* destination, int64_t element, double value)
+    const real* load_block(const char* source, int64_t element, int64_t n, real* buffer)
+    real* output_block(char* destination, int64_t element, real* buffer)
+    void store_block(const real* block, int64_t n, char* destination, int64_t element)
+    Reference reference_at(double maximum)
+    double block_maximum(const real* logits, int64_t n)
+    BlockSum block_sum(const real* logits, int64_t n, Reference reference)
+    BlockTarget block_target(const real* logits, const real* targets, int64_t n, double maximum)
+    void block_softmax(
+        const real* logits, int64_t n, Reference reference, double scale, real* output)
+    void block_softmax_minus_target(
+        const real* logits, const real* targets, int64_t n, Reference reference, double scale,
+        double target_scale, double mass, double others, real* output)
+    void block_log_softmax(
+        const real* logits, int64_t n, double maximum, double log_sum_exp, real* output)

@@ -1,0 +1,132 @@
+"""Labels -> the target measure that the loss is taken against."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import backends
+from ._plan import Plan
+from ._validation import Array, Rows, as_array, as_rows, element_of
+
+_LARGEST = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Integer labels, or probabilities: one of the two is None."""
+
+    labels: Array | None = None  # int64 (n_rows,)
+    ignore_index: int | None = None
+    probs: Rows | None = None
+    n_kept: int = 0  # the rows that a mean divides by
+
+
+def make_target(
+    labels: object,
+    logits: Array,
+    axis: int,
+    rows: Rows,
+    plan: Plan,
+    ignore_index: object = None,
+) -> tuple[Array, Target]:
+    """The labels as an array, and the target; an error names the first row that is wrong."""
+    array = as_array(labels, "labels")
+    ignored = _check_ignore_index(ignore_index)
+    if array.dtype.kind in "iu":
+        return array, label_target(array, logits, axis, rows, plan, ignored)
+    if array.dtype.kind == "b":
+        raise TypeError(
+            "labels are booleans; pass class indices (for two classes labels.astype(np.int64)) "
+            "or probabilities as floats"
+        )
+    if array.dtype.kind not in "fV":
+        raise TypeError(
+            f"labels must be integers (class indices) or floats (probabilities), "
+            f"not {array.dtype.name}"
+        )
+    if ignored is not None:
+        raise ValueError(
+            "ignore_index goes with integer labels; a row of probabilities is left out by "
+            "setting it to zeros"
+        )
+    return array, probs_target(array, logits, axis, rows, plan)
+
+
+def label_target(
+    labels: Array, logits: Array, axis: int, rows: Rows, plan: Plan, ignore_index: int | None
+) -> Target:
+    """One class a row."""
+    expected = logits.shape[:axis] + logits.shape[axis + 1 :]
+    if labels.shape != expected:
+        advice = (
+            "; as probabilities they must be floats: labels.astype(np.float32)"
+            if labels.shape == logits.shape
+            else ""
+        )
+        raise ValueError(
+            f"integer labels of shape {labels.shape} do not fit logits of shape {logits.shape} "
+            f"with classes along axis {axis}: they must have shape {expected}{advice}"
+        )
+    flat = labels.reshape(-1)
+    if flat.dtype.kind == "u" and flat.dtype.itemsize == 8:
+        flat = np.minimum(flat, np.uint64(_LARGEST))  # larger ones would come out negative
+    flat = np.ascontiguousarray(flat, dtype=np.int64)
+    bad, n_kept = backends.check_labels(plan, rows, flat, ignore_index)
+    if bad >= 0:
+        position = np.unravel_index(bad, expected)
+        found = int(labels[position])
+        where = ", ".join(str(int(k)) for k in position)
+        advice = (
+            "; pass ignore_index=-100 to leave such rows out"
+            if found == -100 and ignore_index is None
+            else ""
+        )
+        raise ValueError(
+            f"labels[{where}] is {found}, which is not one of the {rows.n_classes} classes "
+            f"(0 to {rows.n_classes - 1}){advice}"
+        )
+    return Target(labels=flat, ignore_index=ignore_index, n_kept=n_kept)
+
+
+def probs_target(labels: Array, logits: Array, axis: int, rows: Rows, plan: Plan) -> Target:
+    """A probability for every class of every row."""
+    element = element_of(labels, "labels")
+    if labels.shape != logits.shape:
+        advice = (
+            "; class indices must be integers: labels.astype(np.int64)"
+            if labels.shape == logits.shape[:axis] + logits.shape[axis + 1 :]
+            else ""
+        )
+        raise ValueError(
+            f"labels are floats, hence probabilities, of shape {labels.shape}; they must have "
+            f"that of logits, {logits.shape}{advice}"
+        )
+    probs = as_rows(labels, axis, element)
+    bad = backends.check_probs(plan, rows, probs)
+    if bad >= 0:
+        row = probs.array[bad].astype(np.float64)
+        j = int(np.argmin(np.isfinite(row) & (row >= 0)))
+        batch = np.unravel_index(bad, labels.shape[:axis] + labels.shape[axis + 1 :])
+        position = [int(k) for k in batch]
+        position.insert(axis, j)
+        where = ", ".join(map(str, position))
+        raise ValueError(
+            f"labels[{where}] is {row[j]}, which is not a probability: labels given as floats "
+            "must be finite and not negative"
+        )
+    return Target(probs=probs, n_kept=rows.n_rows)
+
+
+def _check_ignore_index(ignore_index: object) -> int | None:
+    if ignore_index is None:
+        return None
+    try:
+        index = operator.index(ignore_index)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"ignore_index must be an integer or None, not {ignore_index!r}") from None
+    if not -_LARGEST <= index <= _LARGEST:
+        raise ValueError(f"ignore_index {index} does not fit 64 bits; no label can be equal to it")
+    return index

@@ -1,0 +1,154 @@
+"""How many threads a call may use.
+
+The first of: the call's `n_threads`, `threads(n)` around it, `set_num_threads`,
+FASTXENT_NUM_THREADS, OMP_NUM_THREADS, and what the machine grants this process: the smaller of
+its CPU affinity and its cgroup quota.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import operator
+import os
+from collections.abc import Iterator
+from contextvars import ContextVar
+from pathlib import Path
+
+_default: int | None = None  # set_num_threads, or the environment once it has been read
+_override: ContextVar[int | None] = ContextVar("fastxent_threads", default=None)
+
+
+def check_num_threads(n_threads: object) -> int:
+    """`n_threads` if it is an integer of at least 1."""
+    try:
+        number = operator.index(n_threads)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"n_threads must be an integer, not {n_threads!r}") from None
+    if isinstance(n_threads, bool):
+        raise TypeError(f"n_threads must be an integer, not {n_threads!r}")
+    if not 1 <= number <= 2**31 - 1:
+        raise ValueError(f"n_threads must be at least 1, not {number}")
+    return number
+
+
+def get_num_threads() -> int:
+    """How many threads a call uses at most when it does not say.
+
+    >>> import fastxent
+    >>> with fastxent.threads(3):
+    ...     fastxent.get_num_threads()
+    3
+    """
+    global _default
+    override = _override.get()
+    if override is not None:
+        return override
+    if _default is None:
+        _default = _from_environment()
+    return _default
+
+
+def set_num_threads(n_threads: int | None) -> None:
+    """Let every call of this process that does not say otherwise use `n_threads` threads.
+
+    None goes back to what the environment says. Raises ValueError below 1.
+
+    >>> import fastxent
+    >>> fastxent.set_num_threads(2)
+    >>> fastxent.get_num_threads()
+    2
+    >>> fastxent.set_num_threads(None)
+    """
+    global _default
+    _default = None if n_threads is None else check_num_threads(n_threads)
+
+
+@contextlib.contextmanager
+def threads(n_threads: int) -> Iterator[None]:
+    """Calls inside the `with` block use at most `n_threads` threads.
+
+    It holds for the current thread (or task) only. Raises ValueError below 1.
+
+    >>> import fastxent, numpy as np
+    >>> with fastxent.threads(1):
+    ...     loss = fastxent.cross_entropy(np.zeros((2, 4), np.float32), np.array([0, 1]))
+    """
+    token = _override.set(check_num_threads(n_threads))
+    try:
+        yield
+    finally:
+        _override.reset(token)
+
+
+def _from_environment() -> int:
+    own = os.environ.get("FASTXENT_NUM_THREADS", "").strip()
+    if own:
+        if not own.isascii() or not own.isdigit() or int(own) < 1:
+            raise ValueError(
+                f"FASTXENT_NUM_THREADS={own!r} is not a number of threads; set it to an integer "
+                "of at least 1, or unset it"
+            )
+        return int(own)
+    # OpenMP allows a list, one number for each level of nesting, and leaves bad values to others.
+    openmp = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    if openmp.isascii() and openmp.isdigit() and int(openmp) >= 1:
+        return int(openmp)
+    return machine_threads()
+
+
+def machine_threads() -> int:
+    """The CPUs this process may run on, or its cgroup's quota where that is smaller."""
+    if hasattr(os, "sched_getaffinity"):
+        n_cpus = len(os.sched_getaffinity(0))
+    else:
+        n_cpus = os.cpu_count() or 1
+    quota = cgroup_quota(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
+    return n_cpus if quota >= n_cpus else max(1, math.ceil(quota))
+
+
+def cgroup_quota(membership: Path, mounted: Path) -> float:
+    """The CPUs that the control groups in `membership` grant, or infinity.
+
+    Version 2 keeps `cpu.max` ("quota period" or "max period") in the group and in every group
+    around it; version 1 keeps two files below the `cpu` controller.
+    """
+    quota = math.inf
+    try:
+        lines = membership.read_text().splitlines()
+    except OSError:
+        return quota
+    for line in lines:
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controllers == "":
+            root = mounted
+        elif "cpu" in controllers.split(","):
+            root = mounted / controllers
+            if not root.exists():
+                root = mounted / "cpu"
+        else:
+            continue
+        group = root / path.lstrip("/")
+        # Inside a container the path may be the host's: then only the mount itself is there.
+        for folder in (group, *group.parents):
+            quota = min(quota, _quota_in(folder))
+            if folder == root:
+                break
+    return quota
+
+
+def _quota_in(folder: Path) -> float:
+    try:
+        quota, period = (folder / "cpu.max").read_text().split()[:2]
+    except (OSError, ValueError):
+        try:
+            quota = (folder / "cpu.cfs_quota_us").read_text().strip()
+            period = (folder / "cpu.cfs_period_us").read_text().strip()
+        except OSError:
+            return math.inf
+    try:
+        granted = int(quota) / int(period)
+    except (ValueError, ZeroDivisionError):  # "max"
+        return math.inf
+    return granted if granted > 0 else math.inf

@@ -1,0 +1,188 @@
+"""Arrays in; canonical views, or a clear error, out."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from .backends.context import BFLOAT16, FLOAT16, FLOAT32, FLOAT64
+
+Array = np.ndarray[Any, Any]
+
+_ELEMENTS: Final = {
+    "float16": FLOAT16,
+    "bfloat16": BFLOAT16,
+    "float32": FLOAT32,
+    "float64": FLOAT64,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """An array as the kernels take it: `n_rows` rows, each of `n_classes` contiguous elements."""
+
+    array: Array  # (n_rows, n_classes), native byte order; rows may lie any distance apart
+    element: int
+
+    @property
+    def n_rows(self) -> int:
+        return int(self.array.shape[0])
+
+    @property
+    def n_classes(self) -> int:
+        return int(self.array.shape[1])
+
+    @property
+    def stride(self) -> int:
+        """Bytes from one row to the next."""
+        return int(self.array.strides[0])
+
+    @property
+    def real_bits(self) -> int:
+        """The width of the floats that are computed with: 64 for float64, else 32."""
+        return 64 if self.element == FLOAT64 else 32
+
+
+def as_array(value: object, name: str) -> Array:
+    """`value` as a NumPy array, without a copy where it offers one of the array protocols."""
+    if isinstance(value, np.ndarray):
+        return value
+    # __array__ first: a tensor that cannot be exported says why in its own words.
+    for protocol, convert in (("__array__", np.asarray), ("__dlpack__", np.from_dlpack)):
+        if hasattr(value, protocol):
+            try:
+                return convert(value)  # type: ignore[operator, no-any-return]
+            except (TypeError, ValueError, RuntimeError, BufferError) as error:
+                if protocol == "__array__" and hasattr(value, "__dlpack__"):
+                    continue
+                raise TypeError(
+                    f"{name} is a {type(value).__name__} that cannot be read as an array on the "
+                    f"CPU ({error}); pass a NumPy array"
+                ) from error
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise TypeError(
+            f"{name} must be an array; a {type(value).__name__} cannot be made into one: {error}"
+        ) from error
+
+
+def element_of(array: Array, name: str) -> int:
+    """The kernels' number for the array's dtype; TypeError where they do not take it."""
+    element = _ELEMENTS.get(array.dtype.name)
+    if element is None:
+        advice = (
+            f"convert them with {name}.astype(np.float32)"
+            if array.dtype.kind in "iufb"
+            else "pass real numbers"
+        )
+        raise TypeError(
+            f"{name} must be float16, bfloat16, float32 or float64, not {array.dtype.name}; "
+            f"{advice}"
+        )
+    return element
+
+
+def normalise_axis(axis: object, ndim: int) -> int:
+    """`axis` counted from 0; an error where `logits` has no such axis."""
+    try:
+        index = operator.index(axis)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(
+            f"axis must be an integer, not {axis!r}; it names the class axis of logits"
+        ) from None
+    if ndim == 0:
+        raise ValueError(
+            "logits is a single number; it must have at least one axis, that of the classes"
+        )
+    if not -ndim <= index < ndim:
+        raise ValueError(
+            f"axis {index} is out of range for logits with {ndim} dimension(s); "
+            f"it must be from {-ndim} to {ndim - 1}"
+        )
+    return index % ndim
+
+
+def as_rows(array: Array, axis: int, element: int) -> Rows:
+    """The array with its class axis last and all others merged; a copy only where it must be."""
+    moved = array if axis == array.ndim - 1 else np.moveaxis(array, axis, -1)
+    n_classes = moved.shape[-1]
+    n_rows = moved.size // n_classes if n_classes else 0
+    rows = moved.reshape(n_rows, n_classes)
+    packed = n_classes == 1 or rows.strides[1] == rows.itemsize
+    if not (packed and rows.dtype.isnative and rows.flags.aligned):
+        rows = np.ascontiguousarray(rows, dtype=rows.dtype.newbyteorder("="))
+    return Rows(rows, element)
+
+
+def logits_rows(logits: object, axis: object) -> tuple[Array, int, Rows]:
+    """The logits as an array, their class axis, and their rows."""
+    array = as_array(logits, "logits")
+    element = element_of(array, "logits")
+    class_axis = normalise_axis(axis, array.ndim)
+    if array.shape[class_axis] == 0:
+        raise ValueError(
+            f"logits of shape {array.shape} has no classes along axis {class_axis}; "
+            "there must be at least one"
+        )
+    return array, class_axis, as_rows(array, class_axis, element)
+
+
+def check_out(out: object, logits: Array, others: dict[str, Array]) -> Array:
+    """`out` if it can take the result: logits' shape and dtype, writable, not overlapping.
+
+    `out` may be `logits` itself, or an array on exactly the same memory.
+    """
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out must be a NumPy array, not {type(out).__name__}")
+    if out.shape != logits.shape:
+        raise ValueError(f"out has shape {out.shape}; it must have that of logits, {logits.shape}")
+    if out.dtype != logits.dtype:
+        raise TypeError(f"out has dtype {out.dtype}; it must have that of logits, {logits.dtype}")
+    if not out.flags.writeable:
+        raise ValueError("out is read-only; pass an array that can be written to")
+    if any(stride == 0 and n > 1 for stride, n in zip(out.strides, out.shape, strict=True)):
+        raise ValueError("out has elements that share memory; pass one with memory for each")
+    same = _layout(out) == _layout(logits)
+    if not same and _overlap(out, logits):
+        raise ValueError(
+            "out overlaps logits without being the same array; pass out=logits to work in place, "
+            "or an array with memory of its own"
+        )
+    for name, other in others.items():
+        if _overlap(out, other):
+            raise ValueError(f"out overlaps {name}; pass an array with memory of its own")
+    return out
+
+
+def _layout(array: Array) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+    return array.__array_interface__["data"][0], array.shape, array.strides
+
+
+def _overlap(a: Array, b: Array) -> bool:
+    try:
+        return np.shares_memory(a, b, max_work=100_000)
+    except np.exceptions.TooHardError:
+        return True  # not decided within the work allowed: refuse rather than corrupt
+
+
+class Destination:
+    """Where a result of logits' shape and dtype goes: to `rows` first, then to `result()`."""
+
+    __slots__ = ("_array", "_axis", "rows")
+
+    def __init__(self, out: Array | None, logits: Array, axis: int, element: int) -> None:
+        # Axes keep their order in memory, whatever the strides of logits.
+        self._array = np.empty(logits.shape, logits.dtype) if out is None else out
+        self._axis = axis
+        self.rows = as_rows(self._array, axis, element)
+
+    def result(self) -> Array:
+        """The array asked for, filled: a copy only where its rows are not contiguous."""
+        if not np.may_share_memory(self.rows.array, self._array):
+            moved = np.moveaxis(self._array, self._axis, -1)
+            moved[...] = self.rows.array.reshape(moved.shape)
+        return self._array

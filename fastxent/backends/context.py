@@ -1,0 +1,63 @@
+"""One call, as the kernels see it: the fields of csrc_pyx/context.h, in the same order."""
+
+from __future__ import annotations
+
+import struct
+from typing import Final, NamedTuple
+
+import numpy as np
+
+FLOAT16: Final = 0
+BFLOAT16: Final = 1
+FLOAT32: Final = 2
+FLOAT64: Final = 3
+
+TARGET_NOTHING: Final = 0
+TARGET_LABELS: Final = 1
+TARGET_PROBS: Final = 2
+
+OUTPUT_NOTHING: Final = 0
+OUTPUT_GRADIENT: Final = 1
+OUTPUT_LOG_SOFTMAX: Final = 2
+
+# Sums start afresh every SEGMENT classes, so that a long row split over threads is added in the
+# same order as one that is not.
+SEGMENT: Final = 16384
+
+
+class Context(NamedTuple):
+    """Addresses, strides (in bytes) and settings of one call."""
+
+    n_classes: int
+    segment: int = SEGMENT
+    n_segments: int = 1
+    logits: int = 0
+    logits_stride: int = 0
+    logits_element: int = FLOAT32
+    target: int = TARGET_NOTHING
+    labels: int = 0
+    has_ignore_index: int = 0
+    ignore_index: int = 0
+    probs: int = 0
+    probs_stride: int = 0
+    probs_element: int = FLOAT32
+    output_kind: int = OUTPUT_NOTHING
+    output: int = 0
+    output_stride: int = 0
+    output_scale: float = 1.0
+    losses: int = 0
+    states: int = 0
+
+    def pack(self) -> bytes:
+        return _LAYOUT.pack(*self)
+
+
+# (name, struct code) of every field; the codes stand for int64 and float64.
+FIELDS: Final = tuple(
+    (name, "d" if name == "output_scale" else "q") for name in Context._fields
+)
+_LAYOUT: Final = struct.Struct("=" + "".join(code for _, code in FIELDS))
+CONTEXT_SIZE: Final = _LAYOUT.size
+CONTEXT_DTYPE: Final = np.dtype(
+    [(name, np.float64 if code == "d" else np.int64) for name, code in FIELDS]
+)

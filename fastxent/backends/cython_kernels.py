@@ -1,0 +1,72 @@
+"""The Cython twin's builds: which one this CPU runs best, and its kernels' addresses."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+from typing import Final
+
+from . import context
+
+try:
+    from . import driver
+except ImportError:
+    driver = None  # type: ignore[assignment]
+
+# Best last. On other machines than x86-64 there is one build.
+INSTRUCTION_SETS: Final = (
+    ("x86-64-v2", "x86-64-v3", "x86-64-v4")
+    if platform.machine().lower() in ("x86_64", "amd64")
+    else ("generic",)
+)
+
+
+def _choose_instruction_set() -> str | None:
+    wanted = os.environ.get("FASTXENT_ISA", "").strip()
+    if wanted and wanted not in INSTRUCTION_SETS:
+        raise ValueError(
+            f"FASTXENT_ISA={wanted!r} is not an instruction set fastxent is built for; "
+            f"set it to one of {', '.join(INSTRUCTION_SETS)}, or unset it to use the best"
+        )
+    if driver is None:
+        if wanted:
+            raise ValueError(
+                f"FASTXENT_ISA={wanted!r} cannot be used: this installation has no compiled "
+                "kernels; unset it, or install with a C compiler"
+            )
+        return None
+    if wanted:
+        if not driver.cpu_supports(wanted):
+            raise ValueError(
+                f"FASTXENT_ISA={wanted!r} is not supported by this CPU, which runs up to "
+                f"{driver.instruction_set()}; set it lower, or unset it to use the best"
+            )
+        return wanted
+    best: str = driver.instruction_set()
+    return best if best in INSTRUCTION_SETS else None
+
+
+INSTRUCTION_SET: Final = _choose_instruction_set()
+
+
+def is_available() -> bool:
+    return INSTRUCTION_SET is not None
+
+
+_kernels: dict[int, dict[str, int]] = {}
+
+
+def kernel_address(name: str, real_bits: int) -> int:
+    """The address of a kernel that computes in floats of `real_bits` bits."""
+    if real_bits not in _kernels:
+        assert INSTRUCTION_SET is not None
+        suffix = INSTRUCTION_SET.replace("-", "_")
+        module = importlib.import_module(f".cython_float{real_bits}_{suffix}", __package__)
+        if module.CONTEXT_SIZE != context.CONTEXT_SIZE:
+            raise ImportError(
+                f"the compiled kernels in {module.__file__} belong to another version of "
+                "fastxent; install it again"
+            )
+        _kernels[real_bits] = module.KERNELS
+    return _kernels[real_bits][name]

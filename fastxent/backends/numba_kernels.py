@@ -1,0 +1,464 @@
+"""The Numba twin: softmax cross-entropy over rows whose class axis is contiguous.
+
+csrc_pyx/kernels.pyx holds the same functions in the same order. This file is compiled when it is
+first used, once for each type the arithmetic is done in; `numba_primitives.py` holds what is done
+to a block of classes.
+
+A row is read block by block. Every block folds into one small state,
+
+    maximum     m, the largest logit
+    count       how many logits equal m, each of which adds exactly 1
+    rest        sum over the others of exp(x_j - m)              sum_exp = count + rest
+    target_dot  sum_j t_j * (m - x_j)                            (probabilities only)
+    mass        sum_j t_j                                        (probabilities only)
+
+from which loss and gradient follow without a difference of nearly equal numbers:
+
+    loss       = sum_j t_j * (m - x_j) + mass * log(sum_exp)
+    gradient_j = mass * exp(x_j - m) / sum_exp - t_j
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from functools import cache
+from math import exp, log, log1p
+from typing import Any, NamedTuple
+
+import numba
+from numba import carray, cfunc, njit, types
+
+from .context import (
+    CONTEXT_DTYPE,
+    OUTPUT_LOG_SOFTMAX,
+    OUTPUT_NOTHING,
+    TARGET_LABELS,
+    TARGET_PROBS,
+)
+from .numba_primitives import BLOCK, make_primitives
+from .numba_vectors import pointer_at, stack_buffer
+
+INFINITY = math.inf
+NAN = math.nan
+
+_CONTEXT = numba.from_dtype(CONTEXT_DTYPE)
+
+
+class State(NamedTuple):
+    maximum: Any
+    count: Any
+    rest: Any
+    target_dot: Any
+    mass: Any
+
+
+def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
+    """The kernels for float32 or float64 arithmetic, compiled when they are first called."""
+    primitives = make_primitives(real_bits)
+    real = primitives.real
+    reference_at = primitives.reference_at
+    element_size = primitives.element_size
+    load_element = primitives.load_element
+    store_element = primitives.store_element
+    load_block = primitives.load_block
+    output_block = primitives.output_block
+    store_block = primitives.store_block
+    block_maximum = primitives.block_maximum
+    block_sum = primitives.block_sum
+    block_target = primitives.block_target
+    block_softmax = primitives.block_softmax
+    block_softmax_minus_target = primitives.block_softmax_minus_target
+    block_log_softmax = primitives.block_log_softmax
+    zero = real(0.0)
+
+    block_buffer = stack_buffer(BLOCK)
+    lanes_buffer = stack_buffer(16)
+    inlined = njit(forceinline=True, error_model="numpy")
+    compiled = njit(error_model="numpy")
+
+    @inlined
+    def empty_state():
+        return State(maximum=-INFINITY, count=0.0, rest=0.0, target_dot=0.0, mass=0.0)
+
+    @compiled
+    def raise_maximum(state, maximum):
+        # The same state, relative to a maximum at least as large as its own.
+        if maximum == state.maximum:
+            return state
+        # state.maximum - maximum = difference + error exactly (Knuth), and to float64
+        # exp(difference + error) = exp(difference) * (1 + error)
+        difference = state.maximum - maximum
+        error = 0.0
+        if difference - difference == 0.0:
+            base = difference - state.maximum
+            error = (state.maximum - (difference - base)) - (maximum + base)
+        factor = exp(difference) * (1.0 + error)
+        base = state.maximum if state.maximum > -INFINITY else 0.0
+        return State(
+            maximum=maximum,
+            count=0.0,
+            rest=(state.count + state.rest) * factor,
+            target_dot=state.target_dot + state.mass * (maximum - base),
+            mass=state.mass,
+        )
+
+    @compiled
+    def merge(a, b):
+        maximum = a.maximum if a.maximum > b.maximum else b.maximum
+        a = raise_maximum(a, maximum)
+        b = raise_maximum(b, maximum)
+        return State(
+            maximum=maximum,
+            count=a.count + b.count,
+            rest=a.rest + b.rest,
+            target_dot=a.target_dot + b.target_dot,
+            mass=a.mass + b.mass,
+        )
+
+    @inlined
+    def sum_exp(state):
+        # A row without a finite maximum has no softmax: NaN (a sum below 1 has no other cause).
+        total = state.count + state.rest
+        return total if total >= 1.0 else NAN
+
+    @inlined
+    def log_sum_exp(state):
+        # log(sum_exp), relative to the maximum; log1p keeps the digits of a confident row.
+        if state.count == 1.0:
+            return log1p(state.rest)
+        return log(sum_exp(state))
+
+    @inlined
+    def others_share(state):
+        # 1 - exp(m - m)/sum_exp: what the softmax leaves to all but one of the maxima.
+        return (state.rest + (state.count - 1.0)) / sum_exp(state)
+
+    @inlined
+    def is_ignored(context, i):
+        return (
+            context.target == TARGET_LABELS
+            and context.has_ignore_index != 0
+            and pointer_at(context.labels, 0)[i] == context.ignore_index
+        )
+
+    @compiled
+    def segment_state(context, i, start, stop):
+        # The state of classes start..stop of row i.
+        logits_buffer = block_buffer(zero)
+        probs_buffer = block_buffer(zero)
+        element = context.logits_element
+        state = empty_state()
+        reference = reference_at(state.maximum)
+        j = start
+        while j < stop:
+            n = min(BLOCK, stop - j)
+            logits = load_block(
+                context.logits + i * context.logits_stride + j * element_size(element),
+                element, n, logits_buffer,
+            )  # fmt: skip
+            maximum = block_maximum(logits, n)
+            if maximum > state.maximum:
+                state = raise_maximum(state, maximum)
+                reference = reference_at(maximum)
+            block = block_sum(logits, n, reference)
+            target_dot = state.target_dot
+            mass = state.mass
+            if context.target == TARGET_PROBS:
+                element = context.probs_element
+                probs = load_block(
+                    context.probs + i * context.probs_stride + j * element_size(element),
+                    element, n, probs_buffer,
+                )  # fmt: skip
+                element = context.logits_element
+                maximum = state.maximum if state.maximum > -INFINITY else 0.0
+                target = block_target(logits, probs, n, maximum)
+                target_dot += target.dot
+                mass += target.mass
+            state = State(
+                maximum=state.maximum,
+                count=state.count + block.count,
+                rest=state.rest + block.rest,
+                target_dot=target_dot,
+                mass=mass,
+            )
+            j += n
+        return state
+
+    @compiled
+    def row_state(context, i):
+        # Always segment by segment, so that a row split over threads has the same bits.
+        start = context.segment
+        state = segment_state(context, i, 0, min(start, context.n_classes))
+        while start < context.n_classes:
+            stop = min(start + context.segment, context.n_classes)
+            state = merge(state, segment_state(context, i, start, stop))
+            start = stop
+        return state
+
+    @inlined
+    def label_logit(context, i):
+        element = context.logits_element
+        label = pointer_at(context.labels, 0)[i]
+        return load_element(
+            context.logits + i * context.logits_stride + label * element_size(element), element
+        )
+
+    @compiled
+    def row_result(context, i, state):
+        # The loss of row i, or logsumexp where there is no target.
+        if context.target == TARGET_LABELS:
+            return (state.maximum - label_logit(context, i)) + log_sum_exp(state)
+        if context.target == TARGET_PROBS:
+            return state.target_dot + state.mass * log_sum_exp(state)
+        if state.maximum == -INFINITY and state.rest == 0.0:
+            return -INFINITY
+        if state.maximum == INFINITY and not has_nan(context, i):
+            return INFINITY
+        return state.maximum + log_sum_exp(state)
+
+    @compiled
+    def has_nan(context, i):
+        element = context.logits_element
+        for j in range(context.n_classes):
+            value = load_element(
+                context.logits + i * context.logits_stride + j * element_size(element), element
+            )
+            if value != value:
+                return True
+        return False
+
+    @compiled
+    def write_output(context, i, start, stop, state, label_x):
+        # Classes start..stop of the output of row i. `label_x` is the label's logit, read before
+        # any of the row is written: the output may lie where the logits lie.
+        logits_buffer = block_buffer(zero)
+        probs_buffer = block_buffer(zero)
+        output_buffer = block_buffer(zero)
+        element = context.logits_element
+        reference = reference_at(state.maximum)
+        others = others_share(state)
+        scale = context.output_scale * reference.factor / sum_exp(state)
+        if context.target == TARGET_PROBS:
+            scale *= state.mass
+        j = start
+        while j < stop:
+            n = min(BLOCK, stop - j)
+            logits = load_block(
+                context.logits + i * context.logits_stride + j * element_size(element),
+                element, n, logits_buffer,
+            )  # fmt: skip
+            destination = context.output + i * context.output_stride + j * element_size(element)
+            output = output_block(destination, element, output_buffer)
+            if context.output_kind == OUTPUT_LOG_SOFTMAX:
+                block_log_softmax(logits, n, state.maximum, log_sum_exp(state), output)
+            elif context.target == TARGET_PROBS:
+                probs = load_block(
+                    context.probs + i * context.probs_stride
+                    + j * element_size(context.probs_element),
+                    context.probs_element, n, probs_buffer,
+                )  # fmt: skip
+                block_softmax_minus_target(
+                    logits, probs, n, reference, scale, context.output_scale, state.mass, others,
+                    output,
+                )  # fmt: skip
+            else:
+                block_softmax(logits, n, reference, scale, output)
+            store_block(output, n, destination, element)
+            j += n
+        if context.target == TARGET_LABELS:
+            label = pointer_at(context.labels, 0)[i]
+            if start <= label < stop:
+                # p_y - 1 without the difference: -(sum_exp - exp(x_y - m)) / sum_exp
+                value = -others
+                if label_x != state.maximum:
+                    value = -(sum_exp(state) - exp(label_x - state.maximum)) / sum_exp(state)
+                store_element(
+                    context.output + i * context.output_stride + label * element_size(element),
+                    element, value * context.output_scale,
+                )  # fmt: skip
+
+    @compiled
+    def write_zeros(context, i, start, stop):
+        element = context.logits_element
+        for j in range(start, stop):
+            store_element(
+                context.output + i * context.output_stride + j * element_size(element),
+                element, 0.0,
+            )  # fmt: skip
+
+    @compiled
+    def rows_evaluate(context, start, stop):
+        # Losses, and the output if one is wanted, of rows start..stop.
+        losses = pointer_at(context.losses, 0.0)
+        for i in range(start, stop):
+            if is_ignored(context, i):
+                losses[i] = 0.0
+                if context.output_kind != OUTPUT_NOTHING:
+                    write_zeros(context, i, 0, context.n_classes)
+                continue
+            state = row_state(context, i)
+            losses[i] = row_result(context, i, state)
+            if context.output_kind != OUTPUT_NOTHING:
+                label_x = label_logit(context, i) if context.target == TARGET_LABELS else 0.0
+                write_output(context, i, 0, context.n_classes, state, label_x)
+
+    @compiled
+    def segments_reduce(context, start, stop):
+        # The states of segments start..stop, numbered through the rows.
+        for k in range(start, stop):
+            i = k // context.n_segments
+            first = (k % context.n_segments) * context.segment
+            if is_ignored(context, i):
+                continue
+            state = segment_state(
+                context, i, first, min(first + context.segment, context.n_classes)
+            )
+            slot = pointer_at(context.states + 40 * k, 0.0)
+            slot[0] = state.maximum
+            slot[1] = state.count
+            slot[2] = state.rest
+            slot[3] = state.target_dot
+            slot[4] = state.mass
+
+    @inlined
+    def stored_state(context, k):
+        slot = pointer_at(context.states + 40 * k, 0.0)
+        return State(
+            maximum=slot[0], count=slot[1], rest=slot[2], target_dot=slot[3], mass=slot[4]
+        )
+
+    @compiled
+    def rows_merge(context, start, stop):
+        # Merges the segments of rows start..stop into each row's first slot; the first number of
+        # the second slot then keeps the label's logit for segments_write.
+        losses = pointer_at(context.losses, 0.0)
+        for i in range(start, stop):
+            if is_ignored(context, i):
+                losses[i] = 0.0
+                continue
+            state = stored_state(context, i * context.n_segments)
+            for k in range(i * context.n_segments + 1, (i + 1) * context.n_segments):
+                state = merge(state, stored_state(context, k))
+            losses[i] = row_result(context, i, state)
+            slot = pointer_at(context.states + 40 * i * context.n_segments, 0.0)
+            slot[0] = state.maximum
+            slot[1] = state.count
+            slot[2] = state.rest
+            slot[3] = state.target_dot
+            slot[4] = state.mass
+            if context.target == TARGET_LABELS:
+                slot[5] = label_logit(context, i)
+
+    @compiled
+    def segments_write(context, start, stop):
+        # The output of segments start..stop, numbered through the rows, after rows_merge.
+        for k in range(start, stop):
+            i = k // context.n_segments
+            first = (k % context.n_segments) * context.segment
+            last = min(first + context.segment, context.n_classes)
+            if is_ignored(context, i):
+                write_zeros(context, i, first, last)
+                continue
+            state = stored_state(context, i * context.n_segments)
+            slot = pointer_at(context.states + 40 * i * context.n_segments, 0.0)
+            write_output(context, i, first, last, state, slot[5])
+
+    @compiled
+    def rows_check_labels(context, start, stop):
+        # states[0] = the first row whose label is neither a class nor ignored, or -1;
+        # states[1] = how many rows are not ignored.
+        states = pointer_at(context.states, 0.0)
+        bad = -1.0
+        kept = 0.0
+        for i in range(start, stop):
+            if is_ignored(context, i):
+                continue
+            kept += 1.0
+            label = pointer_at(context.labels, 0)[i]
+            if bad < 0.0 and (label < 0 or label >= context.n_classes):
+                bad = float(i)
+        states[0] = bad
+        states[1] = kept
+
+    @compiled
+    def rows_check_probs(context, start, stop):
+        # losses[i] = 0 where every probability of row i is finite and not negative, else NaN.
+        buffer = block_buffer(zero)
+        losses = pointer_at(context.losses, 0.0)
+        element = context.probs_element
+        for i in range(start, stop):
+            bad = 0.0
+            j = 0
+            while j < context.n_classes:
+                n = min(BLOCK, context.n_classes - j)
+                probs = load_block(
+                    context.probs + i * context.probs_stride + j * element_size(element),
+                    element, n, buffer,
+                )  # fmt: skip
+                for k in range(n):
+                    bad += 0.0 if 0.0 <= probs[k] < INFINITY else 1.0
+                j += n
+            losses[i] = 0.0 if bad == 0.0 else NAN
+
+    @compiled
+    def rows_sum(context, start, stop):
+        # states[0] = the sum of losses[start:stop], in an order that depends on their number alone:
+        # sixteen interleaved sums over 1024 rows, folded in half, then compensated addition.
+        losses = pointer_at(context.losses, 0.0)
+        states = pointer_at(context.states, 0.0)
+        lanes = lanes_buffer(0.0)
+        total = 0.0
+        lost = 0.0
+        i = start
+        while i < stop:
+            for k in range(16):
+                lanes[k] = 0.0
+            for k in range(min(1024, stop - i)):
+                lanes[k % 16] += losses[i + k]
+            half = 8
+            while half > 0:
+                for k in range(half):
+                    lanes[k] += lanes[k + half]
+                half //= 2
+            value = lanes[0]
+            both = total + value
+            # an infinite loss has no rounding error, and inf - inf would make one of NaN
+            if both - both == 0.0:
+                lost += (total - (both - (both - total))) + (value - (both - total))
+            total = both
+            i += 1024
+        states[0] = total + lost
+
+    return {
+        "rows_evaluate": rows_evaluate,
+        "segments_reduce": segments_reduce,
+        "rows_merge": rows_merge,
+        "segments_write": segments_write,
+        "rows_check_labels": rows_check_labels,
+        "rows_check_probs": rows_check_probs,
+        "rows_sum": rows_sum,
+    }
+
+
+_SIGNATURE = types.void(types.CPointer(_CONTEXT), types.int64, types.int64)
+_compiling = threading.Lock()
+_entries: dict[tuple[str, int], Any] = {}
+_kernels = cache(make_kernels)
+
+
+def kernel_address(name: str, real_bits: int) -> int:
+    """The address of a kernel that computes in floats of `real_bits` bits; compiled if need be."""
+    entry = _entries.get((name, real_bits))
+    if entry is None:
+        with _compiling:
+            kernel = _kernels(real_bits)[name]
+
+            @cfunc(_SIGNATURE)
+            def enter(context, start, stop):
+                kernel(carray(context, 1)[0], start, stop)
+
+            entry = _entries.setdefault((name, real_bits), enter)
+    address: int = entry.address
+    return address

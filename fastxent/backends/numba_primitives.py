@@ -1,0 +1,452 @@
+"""Block primitives of the Numba twin: what is done to a run of classes that lies in the cache.
+
+Notation: x_j a logit, m the largest logit of the row so far, n_j = rint(x_j / ln2).
+
+    exp(x_j - m) = 2^(n_j - n_m) * e^(r_j) * e^(-r_m),      x_j = n_j * ln2 + r_j, |r_j| <= ln2/2
+
+x_j is reduced itself, so the difference x_j - m is never formed and never rounded: the power of
+two is exact and e^(-r_m) is one float64 factor a row. docs/numerics.md derives it.
+"""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numba import njit
+
+from .context import BFLOAT16, FLOAT16, FLOAT32, FLOAT64
+from .numba_vectors import (
+    add,
+    add_to_sums,
+    broadcast,
+    clear_equal,
+    count_equal,
+    fold_maximum,
+    fold_sum,
+    lane,
+    load,
+    load_bfloat16,
+    load_float16,
+    load_float32,
+    load_float64,
+    load_one_bfloat16,
+    load_one_float16,
+    load_one_float32,
+    load_one_float64,
+    load_partial,
+    maximum,
+    multiply,
+    multiply_add,
+    pointer_at,
+    power_of_two,
+    prefetch,
+    store,
+    store_bfloat16,
+    store_float16,
+    store_one_bfloat16,
+    store_one_float16,
+    store_partial,
+    subtract,
+    with_lane,
+    zero_sums,
+)
+
+# A block is the largest run of classes handled at once; it and its copy fit the L1 cache.
+BLOCK: Final = 1024
+# Reals ahead of the exponentials that memory is asked for the logits: measured best 2048-4096.
+PREFETCH_DISTANCE: Final = 4096
+
+LN2: Final = float.fromhex("0x1.62e42fefa39efp-1")
+LOG2_E: Final = float.fromhex("0x1.71547652b82fep+0")
+
+
+class Reference(NamedTuple):
+    """What exponentials are taken relative to: exp(x - m) = exponential(x) * factor."""
+
+    maximum: Any  # m, or NaN (which equals nothing) while no finite logit has been seen
+    shift: Any  # m where x - m is exact, else 0
+    lowest: Any  # x - shift is raised to it: there the power of two is exactly 0
+    rounder: Any  # the rounding constant with the exponent's offset and -n_m in its low bits
+    factor: Any  # e^(-r_m) * spare_factor
+
+
+class BlockSum(NamedTuple):
+    count: Any
+    rest: Any
+
+
+class BlockTarget(NamedTuple):
+    dot: Any
+    mass: Any
+
+
+class Arithmetic(NamedTuple):
+    """What the exponential needs to know of the type that is computed with."""
+
+    real: Any
+    own_element: int
+    # e^r = 1 + r + r^2 (...), minimax in relative error over |r| <= ln2/2, with coefficients that
+    # the type holds exactly: 0.13 * 2^-24 (degree 6) and 0.14 * 2^-53 (degree 11).
+    # docs/derive_exponential.py prints them.
+    coefficients: tuple[str, ...]
+    # ln2 in two parts; the first has so few bits that n * ln2_high is exact for every n that
+    # matters (|n| < 2^9 and 2^12).
+    ln2_high: str
+    ln2_low: str
+    log2_e: str
+    rounder: str  # adding it leaves the nearest integer in the low bits
+    mantissa_bits: int
+    exponent_offset: int
+    spare_exponent: int  # powers of two are kept this much too large
+    exact_difference: float  # beyond it x - m is exact for all x within 104 (745) of m
+
+
+ARITHMETIC: Final = {
+    32: Arithmetic(
+        real=np.float32,
+        own_element=FLOAT32,
+        coefficients=(
+            "0x1p+0", "0x1p+0", "0x1.fffffcp-2", "0x1.55548cp-3", "0x1.555858p-5",
+            "0x1.123deep-7", "0x1.6b45a0p-10",
+        ),
+        ln2_high="0x1.62e4p-1",
+        ln2_low="0x1.7f7d1cp-20",
+        log2_e="0x1.715476p+0",
+        rounder="0x1.8p+23",
+        mantissa_bits=23,
+        exponent_offset=127,
+        spare_exponent=62,
+        exact_difference=208.0,
+    ),
+    64: Arithmetic(
+        real=np.float64,
+        own_element=FLOAT64,
+        coefficients=(
+            "0x1p+0", "0x1p+0", "0x1.000000000000ap-1", "0x1.5555555555502p-3",
+            "0x1.55555555505d6p-5", "0x1.1111111125646p-7", "0x1.6c16c184dc043p-10",
+            "0x1.a01a013a64580p-13", "0x1.a01998818f474p-16", "0x1.71df1d0fb997ep-19",
+            "0x1.28ae50d58a34bp-22", "0x1.ad34bb63462dcp-26",
+        ),
+        ln2_high="0x1.62e42fefap-1",
+        ln2_low="0x1.cf79abc9e3b3ap-40",
+        log2_e="0x1.71547652b82fep+0",
+        rounder="0x1.8p+52",
+        mantissa_bits=52,
+        exponent_offset=1023,
+        spare_exponent=512,
+        exact_difference=1490.0,
+    ),
+}  # fmt: skip
+
+
+def make_primitives(real_bits: int) -> SimpleNamespace:
+    """The primitives for float32 or float64 arithmetic, compiled when they are first called."""
+    arithmetic = ARITHMETIC[real_bits]
+    real = arithmetic.real
+    own_element = arithmetic.own_element
+    line = 512 // real_bits
+    zero = real(0.0)
+    minus_infinity = real(-math.inf)
+    coefficients = tuple(real(float.fromhex(text)) for text in reversed(arithmetic.coefficients))
+    ln2_high = real(float.fromhex(arithmetic.ln2_high))
+    ln2_low = real(float.fromhex(arithmetic.ln2_low))
+    log2_e = real(float.fromhex(arithmetic.log2_e))
+    mantissa_bits = arithmetic.mantissa_bits
+    exponent_offset = float(arithmetic.spare_exponent + arithmetic.exponent_offset)
+    rounder = float.fromhex(arithmetic.rounder)
+    spare_factor = 2.0**-arithmetic.spare_exponent
+    exact_difference = arithmetic.exact_difference
+    # what is left of ln2 beyond ln2_high, to float64
+    ln2_rest = LN2 - float(ln2_high) if real_bits == 32 else float(ln2_low)
+    ln2_first = float(ln2_high)
+    degree = len(coefficients) - 1
+    highest = coefficients[0]
+
+    inlined = njit(forceinline=True, error_model="numpy")
+
+    @inlined
+    def reference_at(maximum):
+        finite = maximum - maximum == 0.0
+        m = maximum if finite else 0.0
+        shift = m if abs(m) > exact_difference else 0.0
+        n = np.rint((m - shift) * LOG2_E)
+        r = ((m - shift) - n * ln2_first) - n * ln2_rest
+        return Reference(
+            maximum=real(maximum if finite else math.nan),
+            shift=real(shift),
+            lowest=real((n - exponent_offset) * LN2),
+            rounder=real((rounder + exponent_offset) - n),
+            factor=math.exp(-r) * spare_factor,
+        )
+
+    @inlined
+    def polynomial(r):
+        p = broadcast(highest)
+        for k in range(degree):
+            p = multiply_add(p, r, broadcast(coefficients[k + 1]))
+        return p
+
+    @inlined
+    def exponential(x, reference):
+        # exp(x - m) / factor. A NaN stays NaN, and -inf (or anything far below m) gives exactly 0.
+        d = maximum(broadcast(reference.lowest), subtract(x, broadcast(reference.shift)))
+        t = multiply_add(d, broadcast(log2_e), broadcast(reference.rounder))
+        n = subtract(broadcast(reference.rounder), t)
+        r = multiply_add(n, broadcast(ln2_high), d)
+        r = multiply_add(n, broadcast(ln2_low), r)
+        return multiply(polynomial(r), power_of_two(t, mantissa_bits))
+
+    # ---- reading and writing a block --------------------------------------------------------------
+
+    @inlined
+    def element_size(element):
+        return 8 if element == FLOAT64 else (4 if element == FLOAT32 else 2)
+
+    @inlined
+    def load_element(source, element):
+        if element == FLOAT16:
+            return np.float64(load_one_float16(source, zero))
+        if element == BFLOAT16:
+            return np.float64(load_one_bfloat16(source, zero))
+        if element == FLOAT32:
+            return np.float64(load_one_float32(source, zero))
+        return np.float64(load_one_float64(source, 0.0))
+
+    @inlined
+    def store_element(destination, element, value):
+        if element == own_element:
+            pointer_at(destination, zero)[0] = real(value)
+        elif element == FLOAT16:
+            store_one_float16(destination, real(value))
+        else:
+            store_one_bfloat16(destination, real(value))
+
+    @njit(error_model="numpy")
+    def convert_block(source, element, n, buffer):
+        size = element_size(element)
+        j = 0
+        while j + line <= n:
+            place = source + j * size
+            if element == FLOAT16:
+                store(buffer, j, load_float16(place, zero))
+            elif element == BFLOAT16:
+                store(buffer, j, load_bfloat16(place, zero))
+            elif element == FLOAT32:
+                store(buffer, j, load_float32(place, zero))
+            else:
+                store(buffer, j, load_float64(place, zero))
+            j += line
+        while j < n:
+            buffer[j] = real(load_element(source + j * size, element))
+            j += 1
+
+    @inlined
+    def load_block(source, element, n, buffer):
+        # n elements as reals: where they lie, or converted into `buffer` (BLOCK reals).
+        if element == own_element:
+            return pointer_at(source, zero)
+        convert_block(source, element, n, buffer)
+        return buffer
+
+    @inlined
+    def output_block(destination, element, buffer):
+        # Where a block's results go first: to their place, or to `buffer` until store_block converts.
+        if element == own_element:
+            return pointer_at(destination, zero)
+        return buffer
+
+    @njit(error_model="numpy")
+    def store_block(block, n, destination, element):
+        if element == own_element:
+            return
+        j = 0
+        while j + line <= n:
+            if element == FLOAT16:
+                store_float16(destination + 2 * j, load(block, j))
+            else:
+                store_bfloat16(destination + 2 * j, load(block, j))
+            j += line
+        while j < n:
+            store_element(destination + 2 * j, element, np.float64(block[j]))
+            j += 1
+
+    # ---- passes over a block ----------------------------------------------------------------------
+
+    @njit(error_model="numpy")
+    def block_maximum(logits, n):
+        # The largest of n logits, -inf where there is none; a NaN is passed over.
+        a = broadcast(minus_infinity)
+        b = a
+        c = a
+        d = a
+        j = 0
+        while j + 4 * line <= n:
+            a = maximum(load(logits, j), a)
+            b = maximum(load(logits, j + line), b)
+            c = maximum(load(logits, j + 2 * line), c)
+            d = maximum(load(logits, j + 3 * line), d)
+            j += 4 * line
+        while j + line <= n:
+            a = maximum(load(logits, j), a)
+            j += line
+        if j < n:
+            a = maximum(load_partial(logits, j, n - j, minus_infinity), a)
+        return np.float64(fold_maximum(maximum(maximum(a, b), maximum(c, d))))
+
+    @inlined
+    def block_term(x, reference):
+        return clear_equal(exponential(x, reference), x, broadcast(reference.maximum))
+
+    @inlined
+    def block_pair(logits, j, reference):
+        prefetch(logits, j + PREFETCH_DISTANCE)
+        prefetch(logits, j + line + PREFETCH_DISTANCE)
+        return add(
+            block_term(load(logits, j), reference), block_term(load(logits, j + line), reference)
+        )
+
+    @inlined
+    def block_count(logits, j, reference):
+        m = broadcast(reference.maximum)
+        count = 0
+        for k in range(8):
+            count += count_equal(load(logits, j + k * line), m)
+        return count
+
+    @njit(error_model="numpy")
+    def block_sum(logits, n, reference):
+        # count: how many logits equal m; rest: the sum of exp(x_j - m) over the others. Eight lines
+        # are added as a binary tree, which is exact for equal terms, and then go on in float64.
+        sums = zero_sums(zero)
+        m = broadcast(reference.maximum)
+        count = 0
+        j = 0
+        while j + 8 * line <= n:
+            count += block_count(logits, j, reference)
+            total = add(
+                add(
+                    block_pair(logits, j, reference),
+                    block_pair(logits, j + 2 * line, reference),
+                ),
+                add(
+                    block_pair(logits, j + 4 * line, reference),
+                    block_pair(logits, j + 6 * line, reference),
+                ),
+            )
+            sums = add_to_sums(sums, total)
+            j += 8 * line
+        if j < n:
+            total = broadcast(zero)
+            while j + line <= n:
+                prefetch(logits, j + PREFETCH_DISTANCE)
+                x = load(logits, j)
+                count += count_equal(x, m)
+                total = add(total, block_term(x, reference))
+                j += line
+            if j < n:
+                x = load_partial(logits, j, n - j, minus_infinity)
+                count += count_equal(x, m)
+                total = add(total, block_term(x, reference))
+            sums = add_to_sums(sums, total)
+        return BlockSum(count=np.float64(count), rest=fold_sum(sums) * reference.factor)
+
+    @njit(error_model="numpy")
+    def block_target(logits, targets, n, maximum):
+        # dot: sum of t_j * (m - x_j), where a class without mass costs nothing whatever its logit;
+        # mass: sum of t_j. In float64 throughout: both are sums of products of the inputs.
+        dots = zero_sums(zero)
+        masses = dots
+        none = dots
+        m = add_to_sums(none, broadcast(real(maximum)))
+        j = 0
+        while j < n:
+            left = min(line, n - j)
+            if left == line:
+                x = load(logits, j)
+                t = load(targets, j)
+            else:
+                x = load_partial(logits, j, left, zero)
+                t = load_partial(targets, j, left, zero)
+            weights = add_to_sums(none, t)
+            terms = multiply(weights, subtract(m, add_to_sums(none, x)))
+            dots = add(dots, clear_equal(terms, weights, none))
+            masses = add(masses, weights)
+            j += left
+        return BlockTarget(dot=fold_sum(dots), mass=fold_sum(masses))
+
+    @njit(error_model="numpy")
+    def block_softmax(logits, n, reference, scale, output):
+        # output_j = scale * exp(x_j - m) / factor
+        scales = broadcast(real(scale))
+        j = 0
+        while j + line <= n:
+            store(output, j, multiply(exponential(load(logits, j), reference), scales))
+            j += line
+        if j < n:
+            x = load_partial(logits, j, n - j, zero)
+            store_partial(output, j, multiply(exponential(x, reference), scales), n - j)
+
+    @njit(error_model="numpy")
+    def block_softmax_minus_target(
+        logits, targets, n, reference, scale, target_scale, mass, others, output
+    ):
+        # output_j = scale * exp(x_j - m) / factor - target_scale * t_j, except where x_j = m: there
+        # A*p_j - t_j = (A - t_j) - A*(sum_exp - 1)/sum_exp, which keeps its digits when p_j is
+        # close to 1 (A is the mass of t).
+        scales = broadcast(real(scale))
+        target_scales = broadcast(real(-target_scale))
+        m = broadcast(reference.maximum)
+        j = 0
+        while j < n:
+            left = min(line, n - j)
+            if left == line:
+                x = load(logits, j)
+                t = load(targets, j)
+            else:
+                x = load_partial(logits, j, left, zero)
+                t = load_partial(targets, j, left, zero)
+            value = multiply_add(exponential(x, reference), scales, multiply(t, target_scales))
+            if count_equal(x, m) != 0:
+                for k in range(left):
+                    if lane(x, k) == reference.maximum:
+                        t_k = np.float64(lane(t, k))
+                        label = target_scale * ((mass - t_k) - mass * others)
+                        value = with_lane(value, k, real(label))
+            if left == line:
+                store(output, j, value)
+            else:
+                store_partial(output, j, value, left)
+            j += left
+
+    @njit(error_model="numpy")
+    def block_log_softmax(logits, n, maximum, log_sum_exp, output):
+        # output_j = (x_j - m) - log(sum_exp)
+        m = broadcast(real(maximum))
+        log_sum = broadcast(real(log_sum_exp))
+        j = 0
+        while j + line <= n:
+            store(output, j, subtract(subtract(load(logits, j), m), log_sum))
+            j += line
+        if j < n:
+            x = load_partial(logits, j, n - j, zero)
+            store_partial(output, j, subtract(subtract(x, m), log_sum), n - j)
+
+    return SimpleNamespace(
+        real=real,
+        reference_at=reference_at,
+        element_size=element_size,
+        load_element=load_element,
+        store_element=store_element,
+        load_block=load_block,
+        output_block=output_block,
+        store_block=store_block,
+        block_maximum=block_maximum,
+        block_sum=block_sum,
+        block_target=block_target,
+        block_softmax=block_softmax,
+        block_softmax_minus_target=block_softmax_minus_target,
+        block_log_softmax=block_log_softmax,
+    )

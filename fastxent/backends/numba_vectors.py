@@ -1,0 +1,476 @@
+"""Vectors for Numba: 64 bytes of floats as one value, with the operations the kernels need.
+
+Numba has no vector type. Here a `Vector` is LLVM's <lanes x float>, and every operation is a few
+lines of LLVM IR. Nothing is left to the auto-vectoriser: without fast-math flags LLVM does not
+vectorise a sum, and with them it undoes the rounding by a magic number; and the order of a sum is
+the one that is written. LLVM splits a vector that is wider than the machine's registers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, models, register_model
+
+_INT32 = ir.IntType(32)
+_INT64 = ir.IntType(64)
+
+
+class Vector(types.Type):  # type: ignore[misc]
+    """`lanes` floats of one type."""
+
+    def __init__(self, real: Any, lanes: int) -> None:
+        self.real = real
+        self.lanes = lanes
+        super().__init__(name=f"Vector({real}, {lanes})")
+
+
+@register_model(Vector)  # type: ignore[untyped-decorator]
+class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, manager: Any, vector: Vector) -> None:
+        super().__init__(manager, vector, _vector_type(vector.real, vector.lanes))
+
+
+_SCALAR_TYPES = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
+
+
+def line_of(real: Any) -> Vector:
+    """The vector that fills 64 bytes."""
+    return Vector(real, 512 // int(real.bitwidth))
+
+
+def _vector_type(real: Any, lanes: int) -> ir.VectorType:
+    return ir.VectorType(_SCALAR_TYPES[real], lanes)
+
+
+def _bytes_of(vector: Vector) -> int:
+    """The bytes of one lane."""
+    return int(vector.real.bitwidth) // 8
+
+
+def _integer_type(vector: Vector) -> ir.VectorType:
+    return ir.VectorType(ir.IntType(int(vector.real.bitwidth)), vector.lanes)
+
+
+def _splat(builder: Any, scalar: Any, lanes: int) -> Any:
+    vector_type = ir.VectorType(scalar.type, lanes)
+    first = builder.insert_element(ir.Constant(vector_type, ir.Undefined), scalar, _INT32(0))
+    return builder.shuffle_vector(
+        first,
+        ir.Constant(vector_type, ir.Undefined),
+        ir.Constant(ir.VectorType(_INT32, lanes), [0] * lanes),
+    )
+
+
+def _call(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:
+    function_type = ir.FunctionType(result, [argument.type for argument in arguments])
+    function = cgutils.get_or_insert_function(builder.module, function_type, name)
+    return builder.call(function, arguments)
+
+
+def _suffix(vector_type: ir.VectorType) -> str:
+    width = {"float": "f32", "double": "f64"}[str(vector_type.element)]
+    return f"v{vector_type.count}{width}"
+
+
+def _at(builder: Any, pointer: Any, index: Any, target: Any) -> Any:
+    """A pointer to a `target` (a vector) whose first lane is element `index` at `pointer`."""
+    place = builder.gep(pointer, [index], source_etype=target.element)
+    return builder.bitcast(place, ir.PointerType(target))
+
+
+def _binary(emit: Callable[[Any, Any, Any], Any]) -> Any:
+    @intrinsic
+    def operation(typingctx: Any, a: Any, b: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return emit(builder, *arguments)
+
+        return a(a, b), codegen
+
+    return operation
+
+
+def _maximum(builder: Any, a: Any, b: Any) -> Any:
+    return builder.select(builder.fcmp_ordered(">", a, b), a, b)
+
+
+add = _binary(lambda builder, a, b: builder.fadd(a, b))
+subtract = _binary(lambda builder, a, b: builder.fsub(a, b))
+multiply = _binary(lambda builder, a, b: builder.fmul(a, b))
+# a > b ? a : b, hence b where either is NaN: the order of the arguments matters.
+maximum = _binary(_maximum)
+
+
+@intrinsic
+def multiply_add(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
+    """a * b + c, rounded once."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        vector_type = arguments[0].type
+        return _call(builder, f"llvm.fma.{_suffix(vector_type)}", vector_type, list(arguments))
+
+    return a(a, b, c), codegen
+
+
+@intrinsic
+def broadcast(typingctx: Any, value: Any) -> Any:
+    """A line with `value` in every lane."""
+    vector = line_of(value)
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _splat(builder, arguments[0], vector.lanes)
+
+    return vector(value), codegen
+
+
+@intrinsic
+def zero_sums(typingctx: Any, value: Any) -> Any:
+    """Float64 zeros, one for each lane of a line of `value`'s type."""
+    sums = Vector(types.float64, line_of(value).lanes)
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return ir.Constant(_vector_type(types.float64, sums.lanes), [0.0] * sums.lanes)
+
+    return sums(value), codegen
+
+
+@intrinsic
+def add_to_sums(typingctx: Any, sums: Any, value: Any) -> Any:
+    """`sums` (float64) plus the lanes of `value`."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        total, line = arguments
+        if line.type != total.type:
+            line = builder.fpext(line, total.type)
+        return builder.fadd(total, line)
+
+    return sums(sums, value), codegen
+
+
+@intrinsic
+def load(typingctx: Any, pointer: Any, index: Any) -> Any:
+    """The line that starts at element `index`."""
+    vector = line_of(pointer.dtype)
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        vector_type = _vector_type(vector.real, vector.lanes)
+        address = _at(builder, *arguments, vector_type)
+        return builder.load(address, typ=vector_type, align=_bytes_of(vector))
+
+    return vector(pointer, index), codegen
+
+
+@intrinsic
+def store(typingctx: Any, pointer: Any, index: Any, value: Any) -> Any:
+    """Writes the line that starts at element `index`."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place, start, line = arguments
+        builder.store(line, _at(builder, place, start, line.type), align=_bytes_of(value))
+        return context.get_dummy_value()
+
+    return types.void(pointer, index, value), codegen
+
+
+def _first_lanes(builder: Any, n: Any, lanes: int) -> Any:
+    numbers = ir.Constant(ir.VectorType(_INT64, lanes), list(range(lanes)))
+    return builder.icmp_signed("<", numbers, _splat(builder, n, lanes))
+
+
+@intrinsic
+def load_partial(typingctx: Any, pointer: Any, index: Any, n: Any, fill: Any) -> Any:
+    """A line of which only the first `n` lanes are read; the others hold `fill`."""
+    vector = line_of(pointer.dtype)
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place, start, count, other = arguments
+        vector_type = _vector_type(vector.real, vector.lanes)
+        count = context.cast(builder, count, n, types.int64)
+        other = context.cast(builder, other, fill, vector.real)
+        address = _at(builder, place, start, vector_type)
+        return _call(
+            builder,
+            f"llvm.masked.load.{_suffix(vector_type)}.p0",
+            vector_type,
+            [
+                address,
+                _INT32(_bytes_of(vector)),
+                _first_lanes(builder, count, vector.lanes),
+                _splat(builder, other, vector.lanes),
+            ],
+        )
+
+    return vector(pointer, index, n, fill), codegen
+
+
+@intrinsic
+def store_partial(typingctx: Any, pointer: Any, index: Any, value: Any, n: Any) -> Any:
+    """Writes only the first `n` lanes."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place, start, line, count = arguments
+        count = context.cast(builder, count, n, types.int64)
+        _call(
+            builder,
+            f"llvm.masked.store.{_suffix(line.type)}.p0",
+            ir.VoidType(),
+            [
+                line,
+                _at(builder, place, start, line.type),
+                _INT32(_bytes_of(value)),
+                _first_lanes(builder, count, value.lanes),
+            ],
+        )
+        return context.get_dummy_value()
+
+    return types.void(pointer, index, value, n), codegen
+
+
+@intrinsic
+def lane(typingctx: Any, vector: Any, k: Any) -> Any:
+    """Lane `k` as a scalar."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.extract_element(*arguments)
+
+    return vector.real(vector, k), codegen
+
+
+@intrinsic
+def with_lane(typingctx: Any, vector: Any, k: Any, value: Any) -> Any:
+    """The vector with `value` in lane `k`."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        line, index, scalar = arguments
+        return builder.insert_element(line, scalar, index)
+
+    return vector(vector, k, value), codegen
+
+
+@intrinsic
+def power_of_two(typingctx: Any, rounded: Any, mantissa_bits: Any) -> Any:
+    """The float whose exponent field is the low bits of `rounded`."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        integers = _integer_type(rounded)
+        bits = builder.bitcast(arguments[0], integers)
+        shift = context.cast(builder, arguments[1], mantissa_bits, types.int64)
+        if integers.element != _INT64:
+            shift = builder.trunc(shift, integers.element)
+        shifted = builder.shl(bits, _splat(builder, shift, rounded.lanes))
+        return builder.bitcast(shifted, arguments[0].type)
+
+    return rounded(rounded, mantissa_bits), codegen
+
+
+@intrinsic
+def clear_equal(typingctx: Any, value: Any, x: Any, y: Any) -> Any:
+    """`value` where x differs from y (or either is NaN) and 0 where they are equal."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kept, a, b = arguments
+        differs = builder.fcmp_unordered("!=", a, b)
+        return builder.select(differs, kept, ir.Constant(kept.type, [0.0] * value.lanes))
+
+    return value(value, x, y), codegen
+
+
+@intrinsic
+def count_equal(typingctx: Any, x: Any, y: Any) -> Any:
+    """In how many lanes x equals y."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        equal = builder.fcmp_ordered("==", *arguments)
+        mask = builder.bitcast(equal, ir.IntType(x.lanes))
+        return builder.zext(builder.ctpop(mask), _INT64)
+
+    return types.int64(x, y), codegen
+
+
+def _fold(name: str, combine: Callable[[Any, Any, Any], Any]) -> Any:
+    @intrinsic
+    def operation(typingctx: Any, vector: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            line = arguments[0]
+            half = vector.lanes // 2
+            while half > 0:
+                low, high = (
+                    builder.shuffle_vector(
+                        line,
+                        ir.Constant(line.type, ir.Undefined),
+                        ir.Constant(ir.VectorType(_INT32, half), list(range(first, first + half))),
+                    )
+                    for first in (0, half)
+                )
+                line = combine(builder, low, high)
+                half //= 2
+            return builder.extract_element(line, _INT32(0))
+
+        return vector.real(vector), codegen
+
+    return operation
+
+
+# The lanes folded in half until one is left.
+fold_sum = _fold("sum", lambda builder, a, b: builder.fadd(a, b))
+fold_maximum = _fold("maximum", _maximum)
+
+
+@intrinsic
+def prefetch(typingctx: Any, pointer: Any, index: Any) -> Any:
+    """Asks memory for the cache line of element `index`; the address need not be valid."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        address = _at(builder, *arguments, _vector_type(pointer.dtype, 1))
+        _call(
+            builder,
+            "llvm.prefetch.p0",
+            ir.VoidType(),
+            [address, _INT32(0), _INT32(3), _INT32(1)],
+        )
+        return context.get_dummy_value()
+
+    return types.void(pointer, index), codegen
+
+
+@intrinsic
+def pointer_at(typingctx: Any, address: Any, value: Any) -> Any:
+    """A pointer to elements of `value`'s type at an address."""
+    pointer = types.CPointer(value)
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], context.get_value_type(pointer))
+
+    return pointer(address, value), codegen
+
+
+def stack_buffer(size: int) -> Any:
+    """An intrinsic that gives a pointer to `size` elements of its argument's type on the stack."""
+
+    @intrinsic
+    def buffer(typingctx: Any, value: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return cgutils.alloca_once(builder, context.get_value_type(value), size=_INT64(size))
+
+        return types.CPointer(value)(value), codegen
+
+    return buffer
+
+
+# ---- floats in memory, other than those that are computed with ------------------------------------
+
+
+def _widen_float16(builder: Any, bits: Any, lanes: int) -> Any:
+    halves = builder.bitcast(bits, ir.VectorType(ir.HalfType(), lanes))
+    return builder.fpext(halves, _vector_type(types.float32, lanes))
+
+
+def _widen_bfloat16(builder: Any, bits: Any, lanes: int) -> Any:
+    wide = builder.zext(bits, ir.VectorType(_INT32, lanes))
+    shifted = builder.shl(wide, ir.Constant(wide.type, [16] * lanes))
+    return builder.bitcast(shifted, _vector_type(types.float32, lanes))
+
+
+def _widen_float32(builder: Any, bits: Any, lanes: int) -> Any:
+    return builder.bitcast(bits, _vector_type(types.float32, lanes))
+
+
+def _widen_float64(builder: Any, bits: Any, lanes: int) -> Any:
+    return builder.bitcast(bits, _vector_type(types.float64, lanes))
+
+
+def _narrow_float16(builder: Any, line: Any, lanes: int) -> Any:
+    halves = builder.fptrunc(line, ir.VectorType(ir.HalfType(), lanes))
+    return builder.bitcast(halves, ir.VectorType(ir.IntType(16), lanes))
+
+
+def _narrow_bfloat16(builder: Any, line: Any, lanes: int) -> Any:
+    integers = ir.VectorType(_INT32, lanes)
+
+    def constant(value: int) -> Any:
+        return ir.Constant(integers, [value] * lanes)
+
+    bits = builder.bitcast(line, integers)
+    upper = builder.lshr(bits, constant(16))
+    odd = builder.and_(upper, constant(1))
+    rounded = builder.lshr(builder.add(builder.add(bits, constant(0x7FFF)), odd), constant(16))
+    quiet = builder.or_(upper, constant(0x40))
+    nan = builder.fcmp_unordered("uno", line, line)
+    return builder.trunc(builder.select(nan, quiet, rounded), ir.VectorType(ir.IntType(16), lanes))
+
+
+def _reading(bits: int, widen: Callable[[Any, Any, int], Any]) -> tuple[Any, Any]:
+    """Two intrinsics that read floats of `bits` bits at an address: a line's worth, and one."""
+
+    def emit(context: Any, builder: Any, address: Any, vector: Vector, lanes: int) -> Any:
+        stored = ir.VectorType(ir.IntType(bits), lanes)
+        place = builder.inttoptr(address, ir.PointerType(stored))
+        line = widen(builder, builder.load(place, typ=stored, align=bits // 8), lanes)
+        wanted = _vector_type(vector.real, lanes)
+        if line.type == wanted:
+            return line
+        narrower = line.type.element == ir.FloatType()
+        return builder.fpext(line, wanted) if narrower else builder.fptrunc(line, wanted)
+
+    @intrinsic
+    def read_line(typingctx: Any, address: Any, value: Any) -> Any:
+        vector = line_of(value)
+
+        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return emit(context, builder, arguments[0], vector, vector.lanes)
+
+        return vector(address, value), codegen
+
+    @intrinsic
+    def read_one(typingctx: Any, address: Any, value: Any) -> Any:
+        vector = line_of(value)
+
+        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            line = emit(context, builder, arguments[0], vector, 1)
+            return builder.extract_element(line, _INT32(0))
+
+        return value(address, value), codegen
+
+    return read_line, read_one
+
+
+def _writing(narrow: Callable[[Any, Any, int], Any]) -> tuple[Any, Any]:
+    """Two intrinsics that write 16-bit floats at an address: a line, and a scalar."""
+
+    def emit(builder: Any, address: Any, line: Any, lanes: int) -> None:
+        single = _vector_type(types.float32, lanes)
+        if line.type != single:
+            line = builder.fptrunc(line, single)
+        halves = narrow(builder, line, lanes)
+        place = builder.inttoptr(address, ir.PointerType(halves.type))
+        builder.store(halves, place, align=2)
+
+    @intrinsic
+    def write_line(typingctx: Any, address: Any, value: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            emit(builder, arguments[0], arguments[1], value.lanes)
+            return context.get_dummy_value()
+
+        return types.void(address, value), codegen
+
+    @intrinsic
+    def write_one(typingctx: Any, address: Any, value: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            emit(builder, arguments[0], _splat(builder, arguments[1], 1), 1)
+            return context.get_dummy_value()
+
+        return types.void(address, value), codegen
+
+    return write_line, write_one
+
+
+load_float16, load_one_float16 = _reading(16, _widen_float16)
+load_bfloat16, load_one_bfloat16 = _reading(16, _widen_bfloat16)
+load_float32, load_one_float32 = _reading(32, _widen_float32)
+load_float64, load_one_float64 = _reading(64, _widen_float64)
+store_float16, store_one_float16 = _writing(_narrow_float16)
+store_bfloat16, store_one_bfloat16 = _writing(_narrow_bfloat16)

@@ -1,0 +1,283 @@
+"""Softmax cross-entropy and its gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from . import backends
+from ._plan import make_plan
+from ._reduce import Reduction, check_reduction, gradient_scale, reduce
+from ._targets import label_target, make_target, probs_target
+from ._validation import Array, Destination, as_array, check_out, logits_rows
+from .backends.context import OUTPUT_GRADIENT
+
+
+def cross_entropy(
+    logits: object,
+    labels: object,
+    *,
+    axis: int = -1,
+    ignore_index: int | None = None,
+    reduction: Reduction = "mean",
+    backend: str | None = None,
+    n_threads: int | None = None,
+) -> Any:
+    r"""Softmax cross-entropy of logits against labels.
+
+    For a row of logits x and a target measure t over its classes,
+
+        loss = sum_j t_j * (logsumexp(x) - x_j)
+
+    where t is 1 at the label (integer labels) or the given probabilities (float labels).
+
+    Parameters
+    ----------
+    logits : array of float16, bfloat16, float32 or float64, any shape with at least one axis
+        Unnormalised log-probabilities. -inf marks a class that cannot occur. NumPy arrays, and
+        anything with `__array__` or `__dlpack__` on the CPU; strides and byte order are free.
+    labels : array
+        Integers of any width, shaped like `logits` without the class axis: the class of each
+        row. Or floats of `logits`' shape: a probability for every class, finite and not
+        negative; they need not sum to 1.
+    axis : int
+        The class axis of `logits`.
+    ignore_index : int, optional
+        Rows with this label add nothing, whatever their logits. By default none does.
+    reduction : {"mean", "sum", "none"}
+        "none": a loss for every row. "sum": their sum. "mean": the sum divided by the number of
+        rows that are not ignored (integer labels) or of all rows (probabilities); NaN where
+        there is none.
+    backend : {"cython", "numba"}, optional
+        By default that of `get_backend()`.
+    n_threads : int, optional
+        How many threads to use at most; by default `get_num_threads()`. It does not change the
+        result in any bit.
+
+    Returns
+    -------
+    numpy.float64, or for reduction="none" an array of `logits`' shape without the class axis
+        Natural logarithms (nats). The array is float64 for float64 logits, float32 otherwise;
+        sum and mean are accumulated in float64 in a fixed order.
+
+    Raises
+    ------
+    TypeError
+        A dtype that is not taken, or an argument that is not an array or not an integer.
+    ValueError
+        Shapes that do not fit, no classes, a label that is not a class, a probability that is
+        negative or not finite, an unknown reduction or backend, n_threads below 1.
+
+    Notes
+    -----
+    A NaN or +inf logit, or a row of -inf alone, makes the loss of its row NaN and of no other.
+    The loss is computed from the largest logit m, the number of logits equal to it and the sum
+    of exp(x_j - m) over the others, so confident rows keep their digits. After Blanchard, Higham
+    and Higham, "Accurately computing the log-sum-exp and softmax functions", IMA Journal of
+    Numerical Analysis 41 (2021).
+
+    Examples
+    --------
+    >>> import numpy as np, fastxent
+    >>> logits = np.array([[2.0, 1.0, 0.0], [40.0, 0.0, -np.inf]], np.float32)
+    >>> fastxent.cross_entropy(logits, np.array([0, 0]), reduction="none")
+    array([4.0760595e-01, 4.2483543e-18], dtype=float32)
+    """
+    check_reduction(reduction)
+    array, class_axis, rows = logits_rows(logits, axis)
+    plan = make_plan(rows.n_rows, rows.n_classes, backend, n_threads)
+    _, target = make_target(labels, array, class_axis, rows, plan, ignore_index)
+    losses = np.empty(rows.n_rows)
+    backends.evaluate(plan, rows, target, losses)
+    return reduce(plan, losses, reduction, target.n_kept, array, class_axis)
+
+
+def cross_entropy_with_grad(
+    logits: object,
+    labels: object,
+    *,
+    axis: int = -1,
+    ignore_index: int | None = None,
+    reduction: Reduction = "mean",
+    backend: str | None = None,
+    n_threads: int | None = None,
+    out: Array | None = None,
+) -> tuple[Any, Array]:
+    r"""Softmax cross-entropy and its gradient with respect to the logits, in one pass.
+
+    For a row of logits x, its softmax p and a target measure t of mass A = sum_j t_j,
+
+        loss   = sum_j t_j * (logsumexp(x) - x_j)
+        grad_j = A * p_j - t_j
+
+    The gradient is that of exactly what is returned: with reduction="mean" it carries the
+    division by the number of rows, with "none" row i holds the gradient of loss i.
+
+    Parameters
+    ----------
+    logits, labels, axis, ignore_index, reduction, backend, n_threads
+        As for `cross_entropy`.
+    out : numpy.ndarray, optional
+        Where the gradient goes: an array of `logits`' shape and dtype. `out=logits` overwrites
+        the logits; no other overlap is allowed. A large `out` that is used again saves the
+        operating system's work for fresh memory, which can exceed the computation.
+
+    Returns
+    -------
+    loss : numpy.float64 or array
+        The same bits as `cross_entropy` returns.
+    grad_logits : numpy.ndarray of `logits`' shape and dtype
+        `out`, where it was given. Zero in ignored rows.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `cross_entropy`, and for an `out` of another shape or dtype, read-only or overlapping
+        an input. Nothing has been written then.
+
+    Notes
+    -----
+    Beside the gradient itself it needs memory for a few numbers a row only. At the label,
+    p_y - 1 is computed as minus the sum of the other probabilities. A row whose loss is NaN has
+    a NaN gradient; a label on a class masked by -inf has an infinite loss and a finite gradient.
+
+    Examples
+    --------
+    >>> import numpy as np, fastxent
+    >>> logits = np.array([[0.0, 0.0, 0.0, 0.0]])
+    >>> loss, grad_logits = fastxent.cross_entropy_with_grad(logits, np.array([2]))
+    >>> print(f"{loss:.6f}")
+    1.386294
+    >>> grad_logits
+    array([[ 0.25,  0.25, -0.75,  0.25]])
+    """
+    check_reduction(reduction)
+    array, class_axis, rows = logits_rows(logits, axis)
+    plan = make_plan(rows.n_rows, rows.n_classes, backend, n_threads)
+    labels_array = as_array(labels, "labels")
+    if out is not None:
+        check_out(out, array, {"labels": labels_array})
+    _, target = make_target(labels_array, array, class_axis, rows, plan, ignore_index)
+    losses = np.empty(rows.n_rows)
+    destination = Destination(out, array, class_axis, rows.element)
+    backends.evaluate(
+        plan,
+        rows,
+        target,
+        losses,
+        output=destination.rows,
+        output_kind=OUTPUT_GRADIENT,
+        output_scale=gradient_scale(reduction, target.n_kept),
+    )
+    loss = reduce(plan, losses, reduction, target.n_kept, array, class_axis)
+    return loss, destination.result()
+
+
+def softmax_cross_entropy_with_logits(
+    labels: object,
+    logits: object,
+    axis: int = -1,
+    *,
+    backend: str | None = None,
+    n_threads: int | None = None,
+) -> Array:
+    """A loss for every row, from probabilities: TensorFlow's function of this name.
+
+        loss = sum_j labels_j * (logsumexp(logits) - logits_j)
+
+    Parameters
+    ----------
+    labels : array of floats, shaped like `logits`
+        Probabilities, finite and not negative.
+    logits : array of float16, bfloat16, float32 or float64
+    axis : int
+        The class axis of both.
+    backend, n_threads
+        As for `cross_entropy`.
+
+    Returns
+    -------
+    losses : array of `logits`' shape without the class axis
+        float64 for float64 logits, float32 otherwise.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `cross_entropy`; also TypeError for integer labels.
+
+    Examples
+    --------
+    >>> import numpy as np, fastxent
+    >>> logits = np.array([[4.0, 2.0, 1.0], [0.0, 5.0, 1.0]])
+    >>> labels = np.array([[1.0, 0.0, 0.0], [0.0, 0.8, 0.2]])
+    >>> fastxent.softmax_cross_entropy_with_logits(labels, logits)
+    array([0.16984602, 0.82474494])
+    """
+    array, class_axis, rows = logits_rows(logits, axis)
+    plan = make_plan(rows.n_rows, rows.n_classes, backend, n_threads)
+    target = probs_target(
+        _labels_of_kind(labels, "fV", "probabilities as floats"), array, class_axis, rows, plan
+    )
+    losses = np.empty(rows.n_rows)
+    backends.evaluate(plan, rows, target, losses)
+    result: Array = reduce(plan, losses, "none", target.n_kept, array, class_axis)
+    return result
+
+
+def sparse_softmax_cross_entropy_with_logits(
+    labels: object,
+    logits: object,
+    *,
+    backend: str | None = None,
+    n_threads: int | None = None,
+) -> Array:
+    """A loss for every row, from class indices: TensorFlow's function of this name.
+
+        loss = logsumexp(logits) - logits_label
+
+    Parameters
+    ----------
+    labels : array of integers, shaped like `logits` without its last axis
+    logits : array of float16, bfloat16, float32 or float64; the classes lie along the last axis
+    backend, n_threads
+        As for `cross_entropy`.
+
+    Returns
+    -------
+    losses : array shaped like `labels`
+        float64 for float64 logits, float32 otherwise.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `cross_entropy`; also TypeError for labels that are not integers.
+
+    Examples
+    --------
+    >>> import numpy as np, fastxent
+    >>> logits = np.array([[2.0, -5.0, 0.5], [0.0, 0.0, 1.9]])
+    >>> fastxent.sparse_softmax_cross_entropy_with_logits(np.array([0, 2]), logits)
+    array([0.20219796, 0.26228679])
+    """
+    array, class_axis, rows = logits_rows(logits, -1)
+    plan = make_plan(rows.n_rows, rows.n_classes, backend, n_threads)
+    target = label_target(
+        _labels_of_kind(labels, "iu", "class indices as integers"),
+        array,
+        class_axis,
+        rows,
+        plan,
+        None,
+    )
+    losses = np.empty(rows.n_rows)
+    backends.evaluate(plan, rows, target, losses)
+    result: Array = reduce(plan, losses, "none", target.n_kept, array, class_axis)
+    return result
+
+
+def _labels_of_kind(labels: object, kinds: str, wanted: str) -> Array:
+    array = as_array(labels, "labels")
+    if array.dtype.kind not in kinds:
+        raise TypeError(f"labels must be {wanted}, not {array.dtype.name}")
+    return array
