@@ -1,4 +1,4 @@
-# cython: language_level=3, cdivision=True, boundscheck=False, wraparound=False, initializedcheck=False
+# cython: language_level=3, cdivision=True, boundscheck=False, wraparound=False
 """The Cython twin: softmax cross-entropy over rows whose class axis is contiguous.
 
 fastxent/backends/numba_kernels.py holds the same functions in the same order. This file is built

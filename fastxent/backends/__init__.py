@@ -203,9 +203,7 @@ def sum_losses(plan: Plan, losses: np.ndarray[Any, Any]) -> float:
     if losses.size == 0:
         return 0.0
     total = np.empty(1)
-    context = Context(
-        n_classes=1, losses=address_of(losses), states=address_of(total)
-    ).pack()
+    context = Context(n_classes=1, losses=address_of(losses), states=address_of(total)).pack()
     address = kernels_of(plan.backend).kernel_address("rows_sum", 64)
     run(address, context, losses.size, losses.size, 1)
     return float(total[0])

@@ -53,9 +53,7 @@ class Context(NamedTuple):
 
 
 # (name, struct code) of every field; the codes stand for int64 and float64.
-FIELDS: Final = tuple(
-    (name, "d" if name == "output_scale" else "q") for name in Context._fields
-)
+FIELDS: Final = tuple((name, "d" if name == "output_scale" else "q") for name in Context._fields)
 _LAYOUT: Final = struct.Struct("=" + "".join(code for _, code in FIELDS))
 CONTEXT_SIZE: Final = _LAYOUT.size
 CONTEXT_DTYPE: Final = np.dtype(

@@ -325,9 +325,7 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
     @inlined
     def stored_state(context, k):
         slot = pointer_at(context.states + 40 * k, 0.0)
-        return State(
-            maximum=slot[0], count=slot[1], rest=slot[2], target_dot=slot[3], mass=slot[4]
-        )
+        return State(maximum=slot[0], count=slot[1], rest=slot[2], target_dot=slot[3], mass=slot[4])
 
     @compiled
     def rows_merge(context, start, stop):

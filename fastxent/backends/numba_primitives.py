@@ -199,7 +199,7 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
         r = multiply_add(n, broadcast(ln2_low), r)
         return multiply(polynomial(r), power_of_two(t, mantissa_bits))
 
-    # ---- reading and writing a block --------------------------------------------------------------
+    # ---- reading and writing a block ----
 
     @inlined
     def element_size(element):
@@ -253,7 +253,7 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
 
     @inlined
     def output_block(destination, element, buffer):
-        # Where a block's results go first: to their place, or to `buffer` until store_block converts.
+        # Where results go first: to their place, or to `buffer` until store_block converts.
         if element == own_element:
             return pointer_at(destination, zero)
         return buffer
@@ -273,7 +273,7 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
             store_element(destination + 2 * j, element, np.float64(block[j]))
             j += 1
 
-    # ---- passes over a block ----------------------------------------------------------------------
+    # ---- passes over a block ----
 
     @njit(error_model="numpy")
     def block_maximum(logits, n):

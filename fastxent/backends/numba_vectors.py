@@ -361,7 +361,7 @@ def stack_buffer(size: int) -> Any:
     return buffer
 
 
-# ---- floats in memory, other than those that are computed with ------------------------------------
+# ---- floats in memory, other than those that are computed with ----
 
 
 def _widen_float16(builder: Any, bits: Any, lanes: int) -> Any:
