@@ -51,13 +51,13 @@ static const real COEFFICIENTS[DEGREE + 1] = {
 /* Reals ahead of the exponentials that memory is asked for the logits: measured best 2048-4096. */
 #define PREFETCH_DISTANCE 4096
 
-/* What exponentials are taken relative to: exp(x - m) = exponential(x) * factor. */
+/* What exponentials are taken relative to. */
 typedef struct {
   real maximum;  /* m, or NaN (which equals nothing) while no finite logit has been seen */
   real shift;    /* m where x - m is exact, else 0 */
   real lowest;   /* x - shift is raised to it: there the power of two is exactly 0 */
   real rounder;  /* ROUNDER with the exponent's offset and -n_m in its low bits */
-  double factor; /* e^(-r_m) * SPARE_FACTOR */
+  double factor; /* e^(-r_m) * SPARE_FACTOR: what the sums are multiplied by in the end */
 } Reference;
 
 static inline Reference reference_at(double maximum) {
@@ -78,19 +78,32 @@ static inline Reference reference_at(double maximum) {
   return reference;
 }
 
-/* exp(x - m) / factor. A NaN stays NaN, and -inf (or anything far below m) gives exactly 0. */
-static inline vec exponential(vec x, const Reference *reference) {
+/* exp(x - m) / factor = power * (1 + r * slope), with slope = (e^r - 1) / r. */
+typedef struct {
+  vec power;
+  vec r;
+  vec slope;
+} Reduced;
+
+/* A NaN stays NaN; for -inf, or anything far below m, the power is exactly 0. */
+static inline Reduced reduce(vec x, const Reference *reference) {
   const vec rounder = broadcast(reference->rounder);
   const vec d = maximum(broadcast(reference->lowest), x - broadcast(reference->shift));
   const vec t = multiply_add(d, broadcast(LOG2_E), rounder);
-  const vec n = broadcast(reference->rounder) - t;
+  const vec n = rounder - t;
   vec r = multiply_add(n, broadcast(LN2_HIGH), d);
   r = multiply_add(n, broadcast(LN2_LOW), r);
-  vec p = broadcast(COEFFICIENTS[DEGREE]);
+  vec slope = broadcast(COEFFICIENTS[DEGREE]);
 #pragma GCC unroll 16
-  for (int k = DEGREE - 1; k >= 0; k--) p = multiply_add(p, r, broadcast(COEFFICIENTS[k]));
-  const vec power = (vec)((vec_bits)t << MANTISSA_BITS);
-  return p * power;
+  for (int k = DEGREE - 1; k > 0; k--) slope = multiply_add(slope, r, broadcast(COEFFICIENTS[k]));
+  return (Reduced){(vec)((vec_bits)t << MANTISSA_BITS), r, slope};
+}
+
+/* scale * exp(x - m) / factor, rounded once more than scale is: e^r itself is never rounded. */
+static inline vec scaled_exponential(vec x, const Reference *reference, vec scale) {
+  const Reduced reduced = reduce(x, reference);
+  const vec power = scale * reduced.power;
+  return multiply_add(power, reduced.slope * reduced.r, power);
 }
 
 /* ---- reading and writing a block -------------------------------------------------------------- */
@@ -234,48 +247,70 @@ typedef struct {
   double rest;
 } BlockSum;
 
-static inline vec block_term(vec x, const Reference *reference, int64_t *count) {
-  return clear_equal(exponential(x, reference), x, broadcast(reference->maximum), count);
+/* exp(x - m) / factor = power + part, not added up: e^r = 1 + part/power would be rounded. Both
+ * are 0 where x = m, which adds to count instead. */
+typedef struct {
+  vec power;
+  vec part;
+} Term;
+
+static inline Term block_term(vec x, const Reference *reference, int64_t *count) {
+  const Reduced reduced = reduce(x, reference);
+  const vec power = clear_equal(reduced.power, x, broadcast(reference->maximum), count);
+  return (Term){power, power * (reduced.slope * reduced.r)};
+}
+
+static inline Term add_terms(Term a, Term b) {
+  return (Term){a.power + b.power, a.part + b.part};
 }
 
 /* count: how many logits equal m; rest: the sum of exp(x_j - m) over the others. Eight lines are
  * added as a binary tree, which is exact for equal terms, and then go on in float64. */
 static inline BlockSum block_sum(const real *logits, int64_t n, Reference reference) {
-  line_sum sum;
-  memset(&sum, 0, sizeof sum);
+  line_sum powers, parts;
+  memset(&powers, 0, sizeof powers);
+  memset(&parts, 0, sizeof parts);
   int64_t count = 0, j = 0;
   for (; j + 8 * LINE <= n; j += 8 * LINE) {
 #pragma GCC unroll 4
     for (int c = 0; c < COLUMNS; c++) {
       const real *x = logits + j + c * LANES;
-      vec pairs[4];
+      Term pairs[4];
 #pragma GCC unroll 4
       for (int k = 0; k < 4; k++) {
         __builtin_prefetch(x + 2 * k * LINE + PREFETCH_DISTANCE);
         __builtin_prefetch(x + (2 * k + 1) * LINE + PREFETCH_DISTANCE);
-        pairs[k] = block_term(load(x + 2 * k * LINE), &reference, &count) +
-                   block_term(load(x + (2 * k + 1) * LINE), &reference, &count);
+        pairs[k] = add_terms(block_term(load(x + 2 * k * LINE), &reference, &count),
+                             block_term(load(x + (2 * k + 1) * LINE), &reference, &count));
       }
-      line_sum_add(&sum, c, (pairs[0] + pairs[1]) + (pairs[2] + pairs[3]));
+      const Term total =
+          add_terms(add_terms(pairs[0], pairs[1]), add_terms(pairs[2], pairs[3]));
+      line_sum_add(&powers, c, total.power);
+      line_sum_add(&parts, c, total.part);
     }
   }
   if (j < n) {
-    vec columns[COLUMNS];
-    for (int c = 0; c < COLUMNS; c++) columns[c] = broadcast(0);
+    Term columns[COLUMNS];
+    for (int c = 0; c < COLUMNS; c++) columns[c] = (Term){broadcast(0), broadcast(0)};
     for (; j + LINE <= n; j += LINE) {
       __builtin_prefetch(logits + j + PREFETCH_DISTANCE);
       for (int c = 0; c < COLUMNS; c++)
-        columns[c] += block_term(load(logits + j + c * LANES), &reference, &count);
+        columns[c] = add_terms(columns[c],
+                               block_term(load(logits + j + c * LANES), &reference, &count));
     }
     for (int c = 0; c < COLUMNS && j + c * LANES < n; c++) {
       const int64_t left = n - j - c * LANES;
-      const real *x = logits + j + c * LANES;
-      columns[c] += block_term(left >= LANES ? load(x) : load_partial(x, left, (real)-INFINITY),
-                               &reference, &count);
+      const real *place = logits + j + c * LANES;
+      const vec x = left >= LANES ? load(place) : load_partial(place, left, (real)-INFINITY);
+      columns[c] = add_terms(columns[c], block_term(x, &reference, &count));
     }
-    for (int c = 0; c < COLUMNS; c++) line_sum_add(&sum, c, columns[c]);
+    for (int c = 0; c < COLUMNS; c++) {
+      line_sum_add(&powers, c, columns[c].power);
+      line_sum_add(&parts, c, columns[c].part);
+    }
   }
-  return (BlockSum){(double)count, line_sum_total(&sum) * reference.factor};
+  const double rest = line_sum_total(&powers) + line_sum_total(&parts);
+  return (BlockSum){(double)count, rest * reference.factor};
 }
 
 typedef struct {
@@ -317,10 +352,11 @@ static inline void block_softmax(const real *logits, int64_t n, Reference refere
   const vec scales = broadcast((real)scale);
   int64_t j = 0;
   for (; j + LANES <= n; j += LANES)
-    store(output + j, exponential(load(logits + j), &reference) * scales);
-  if (j < n)
-    store_partial(output + j,
-                  exponential(load_partial(logits + j, n - j, 0), &reference) * scales, n - j);
+    store(output + j, scaled_exponential(load(logits + j), &reference, scales));
+  if (j < n) {
+    const vec x = load_partial(logits + j, n - j, 0);
+    store_partial(output + j, scaled_exponential(x, &reference, scales), n - j);
+  }
 }
 
 /* output_j = scale * exp(x_j - m) / factor - target_scale * t_j, except where x_j = m: there
@@ -335,7 +371,7 @@ static inline void block_softmax_minus_target(const real *logits, const real *ta
     const int64_t left = n - j < LANES ? n - j : LANES;
     const vec x = left == LANES ? load(logits + j) : load_partial(logits + j, left, 0);
     const vec t = left == LANES ? load(targets + j) : load_partial(targets + j, left, 0);
-    vec value = multiply_add(exponential(x, &reference), scales, t * target_scales);
+    vec value = scaled_exponential(x, &reference, scales) + t * target_scales;
     if (any_equal(x, broadcast(reference.maximum)))
       for (int64_t k = 0; k < left; k++)
         if (x[k] == reference.maximum)

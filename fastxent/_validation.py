@@ -18,6 +18,9 @@ _ELEMENTS: Final = {
     "float32": FLOAT32,
     "float64": FLOAT64,
 }
+_NATIVE_ELEMENTS: Final = {
+    np.dtype(name): _ELEMENTS[name] for name in ("float16", "float32", "float64")
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,9 @@ def as_array(value: object, name: str) -> Array:
 
 def element_of(array: Array, name: str) -> int:
     """The kernels' number for the array's dtype; TypeError where they do not take it."""
-    element = _ELEMENTS.get(array.dtype.name)
+    element = _NATIVE_ELEMENTS.get(array.dtype)  # a dtype's name takes a microsecond to make up
+    if element is None:
+        element = _ELEMENTS.get(array.dtype.name)
     if element is None:
         advice = (
             f"convert them with {name}.astype(np.float32)"

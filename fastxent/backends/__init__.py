@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -45,12 +46,14 @@ def available_backends() -> tuple[str, ...]:
     >>> "numba" in fastxent.available_backends()
     True
     """
-    found = []
-    if cython_kernels.is_available():
-        found.append("cython")
-    if importlib.util.find_spec("numba") is not None:
-        found.append("numba")
-    return tuple(found)
+    return tuple(name for name in NAMES if _is_available(name))
+
+
+@cache
+def _is_available(name: str) -> bool:
+    if name == "cython":
+        return cython_kernels.is_available()
+    return name == "numba" and importlib.util.find_spec("numba") is not None
 
 
 def set_backend(name: str | None) -> None:
@@ -84,8 +87,7 @@ def get_backend() -> str:
 
 def check_backend(name: object) -> str:
     """`name` if it is the name of a backend that works here; ValueError otherwise."""
-    available = available_backends()
-    if isinstance(name, str) and name in available:
+    if isinstance(name, str) and _is_available(name):
         return name
     if isinstance(name, str) and name in NAMES:
         reason = (

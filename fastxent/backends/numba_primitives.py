@@ -64,13 +64,28 @@ LOG2_E: Final = float.fromhex("0x1.71547652b82fep+0")
 
 
 class Reference(NamedTuple):
-    """What exponentials are taken relative to: exp(x - m) = exponential(x) * factor."""
+    """What exponentials are taken relative to."""
 
     maximum: Any  # m, or NaN (which equals nothing) while no finite logit has been seen
     shift: Any  # m where x - m is exact, else 0
     lowest: Any  # x - shift is raised to it: there the power of two is exactly 0
     rounder: Any  # the rounding constant with the exponent's offset and -n_m in its low bits
-    factor: Any  # e^(-r_m) * spare_factor
+    factor: Any  # e^(-r_m) * spare_factor: what the sums are multiplied by in the end
+
+
+class Reduced(NamedTuple):
+    """exp(x - m) / factor = power * (1 + r * slope), with slope = (e^r - 1) / r."""
+
+    power: Any
+    r: Any
+    slope: Any
+
+
+class Term(NamedTuple):
+    """exp(x - m) / factor = power + part, not added up: e^r = 1 + part/power would be rounded."""
+
+    power: Any
+    part: Any
 
 
 class BlockSum(NamedTuple):
@@ -183,21 +198,24 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
         )
 
     @inlined
-    def polynomial(r):
-        p = broadcast(highest)
-        for k in range(degree):
-            p = multiply_add(p, r, broadcast(coefficients[k + 1]))
-        return p
-
-    @inlined
-    def exponential(x, reference):
-        # exp(x - m) / factor. A NaN stays NaN, and -inf (or anything far below m) gives exactly 0.
+    def reduce(x, reference):
+        # A NaN stays NaN; for -inf, or anything far below m, the power is exactly 0.
         d = maximum(broadcast(reference.lowest), subtract(x, broadcast(reference.shift)))
         t = multiply_add(d, broadcast(log2_e), broadcast(reference.rounder))
         n = subtract(broadcast(reference.rounder), t)
         r = multiply_add(n, broadcast(ln2_high), d)
         r = multiply_add(n, broadcast(ln2_low), r)
-        return multiply(polynomial(r), power_of_two(t, mantissa_bits))
+        slope = broadcast(highest)
+        for k in range(1, degree):
+            slope = multiply_add(slope, r, broadcast(coefficients[k]))
+        return Reduced(power=power_of_two(t, mantissa_bits), r=r, slope=slope)
+
+    @inlined
+    def scaled_exponential(x, reference, scale):
+        # scale * exp(x - m) / factor, rounded once more than scale is: e^r itself is never rounded.
+        reduced = reduce(x, reference)
+        power = multiply(scale, reduced.power)
+        return multiply_add(power, multiply(reduced.slope, reduced.r), power)
 
     # ---- reading and writing a block ----
 
@@ -298,13 +316,20 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
 
     @inlined
     def block_term(x, reference):
-        return clear_equal(exponential(x, reference), x, broadcast(reference.maximum))
+        # power and part are both 0 where x = m, which adds to the count instead.
+        reduced = reduce(x, reference)
+        power = clear_equal(reduced.power, x, broadcast(reference.maximum))
+        return Term(power=power, part=multiply(power, multiply(reduced.slope, reduced.r)))
+
+    @inlined
+    def add_terms(a, b):
+        return Term(power=add(a.power, b.power), part=add(a.part, b.part))
 
     @inlined
     def block_pair(logits, j, reference):
         prefetch(logits, j + PREFETCH_DISTANCE)
         prefetch(logits, j + line + PREFETCH_DISTANCE)
-        return add(
+        return add_terms(
             block_term(load(logits, j), reference), block_term(load(logits, j + line), reference)
         )
 
@@ -320,38 +345,42 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
     def block_sum(logits, n, reference):
         # count: how many logits equal m; rest: the sum of exp(x_j - m) over the others. Eight lines
         # are added as a binary tree, which is exact for equal terms, and then go on in float64.
-        sums = zero_sums(zero)
+        powers = zero_sums(zero)
+        parts = powers
         m = broadcast(reference.maximum)
         count = 0
         j = 0
         while j + 8 * line <= n:
             count += block_count(logits, j, reference)
-            total = add(
-                add(
+            total = add_terms(
+                add_terms(
                     block_pair(logits, j, reference),
                     block_pair(logits, j + 2 * line, reference),
                 ),
-                add(
+                add_terms(
                     block_pair(logits, j + 4 * line, reference),
                     block_pair(logits, j + 6 * line, reference),
                 ),
             )
-            sums = add_to_sums(sums, total)
+            powers = add_to_sums(powers, total.power)
+            parts = add_to_sums(parts, total.part)
             j += 8 * line
         if j < n:
-            total = broadcast(zero)
+            total = Term(power=broadcast(zero), part=broadcast(zero))
             while j + line <= n:
                 prefetch(logits, j + PREFETCH_DISTANCE)
                 x = load(logits, j)
                 count += count_equal(x, m)
-                total = add(total, block_term(x, reference))
+                total = add_terms(total, block_term(x, reference))
                 j += line
             if j < n:
                 x = load_partial(logits, j, n - j, minus_infinity)
                 count += count_equal(x, m)
-                total = add(total, block_term(x, reference))
-            sums = add_to_sums(sums, total)
-        return BlockSum(count=np.float64(count), rest=fold_sum(sums) * reference.factor)
+                total = add_terms(total, block_term(x, reference))
+            powers = add_to_sums(powers, total.power)
+            parts = add_to_sums(parts, total.part)
+        rest = fold_sum(powers) + fold_sum(parts)
+        return BlockSum(count=np.float64(count), rest=rest * reference.factor)
 
     @njit(error_model="numpy")
     def block_target(logits, targets, n, maximum):
@@ -383,11 +412,11 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
         scales = broadcast(real(scale))
         j = 0
         while j + line <= n:
-            store(output, j, multiply(exponential(load(logits, j), reference), scales))
+            store(output, j, scaled_exponential(load(logits, j), reference, scales))
             j += line
         if j < n:
             x = load_partial(logits, j, n - j, zero)
-            store_partial(output, j, multiply(exponential(x, reference), scales), n - j)
+            store_partial(output, j, scaled_exponential(x, reference, scales), n - j)
 
     @njit(error_model="numpy")
     def block_softmax_minus_target(
@@ -408,7 +437,7 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
             else:
                 x = load_partial(logits, j, left, zero)
                 t = load_partial(targets, j, left, zero)
-            value = multiply_add(exponential(x, reference), scales, multiply(t, target_scales))
+            value = add(scaled_exponential(x, reference, scales), multiply(t, target_scales))
             if count_equal(x, m) != 0:
                 for k in range(left):
                     if lane(x, k) == reference.maximum:
