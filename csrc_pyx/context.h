@@ -24,7 +24,7 @@ typedef struct {
   int64_t output_stride;
   double output_scale;     /* the gradient is multiplied by it */
   double *losses;          /* one a row */
-  double *states;          /* scratch for rows split over threads: five numbers a segment */
+  double *states;          /* scratch for rows split over threads: STATE_SIZE numbers a segment */
 } Context;
 
 #endif

@@ -2,8 +2,12 @@
 """The thread driver and the CPU's features, for both twins."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uintptr_t
+
+cdef extern from "Python.h":
+    # Cython's own declaration would turn the -1 into an exception of `interrupted`, which can
+    # raise none, and drop it.
+    int PyErr_CheckSignals() noexcept
 
 cdef extern from "driver.h" nogil:
     ctypedef void (*Kernel)(const void* context, int64_t start, int64_t stop)

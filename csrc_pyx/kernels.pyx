@@ -13,19 +13,23 @@ A row is read block by block. Every block folds into one small state,
     target_dot  sum_j t_j * (m - x_j)                            (probabilities only)
     mass        sum_j t_j                                        (probabilities only)
 
+and, beside each of the last three, what rounding has lost of it so far,
+
 from which loss and gradient follow without a difference of nearly equal numbers:
 
     loss       = sum_j t_j * (m - x_j) + mass * log(sum_exp)
     gradient_j = mass * exp(x_j - m) / sum_exp - t_j
 """
 
-from libc.math cimport INFINITY, NAN, exp, log, log1p
+from libc.math cimport INFINITY, NAN, exp, fma, ldexp, log, log1p
 from libc.stdint cimport int64_t, uintptr_t
 
 from primitives cimport (
-    BLOCK, BlockSum, BlockTarget, Context, Reference, block_log_softmax, block_maximum,
+    BLOCK, BlockSum, BlockTarget, Context, Reference, balancing_exponent, block_log_softmax,
+    block_maximum,
     block_softmax, block_softmax_minus_target, block_sum, block_target, element_size,
-    load_block, load_element, output_block, real, reference_at, store_block, store_element,
+    load_block, load_element, output_block, real, reference_at, shift_exponent, store_block,
+    store_element,
 )
 
 cdef enum:
@@ -38,38 +42,70 @@ cdef enum:
     OUTPUT_GRADIENT = 1
     OUTPUT_LOG_SOFTMAX = 2
 
+cdef double E_TO_MINUS_128 = exp(-128.0)
+
 cdef struct State:
     double maximum
     double count
     double rest
+    double rest_lost
     double target_dot
+    double target_dot_lost
     double mass
+    double mass_lost
+
+# The numbers of a State, as they are stored between threads.
+cdef enum:
+    STATE_SIZE = 8
 
 
 cdef State empty_state() noexcept nogil:
-    return State(maximum=-INFINITY, count=0.0, rest=0.0, target_dot=0.0, mass=0.0)
+    return State(
+        maximum=-INFINITY, count=0.0, rest=0.0, rest_lost=0.0, target_dot=0.0,
+        target_dot_lost=0.0, mass=0.0, mass_lost=0.0,
+    )
+
+
+cdef double lost(double a, double b) noexcept nogil:
+    # a + b minus its rounded value, exactly (Knuth). An infinite sum has lost nothing.
+    cdef double total = a + b
+    cdef double part = total - a
+    if total - total != 0.0:
+        return 0.0
+    return (a - (total - part)) + (b - part)
 
 
 cdef State raise_maximum(State state, double maximum) noexcept nogil:
     # The same state, relative to a maximum at least as large as its own.
-    cdef double difference, error, factor, base
+    cdef double difference, error, base, rise, rise_lost, factor, after
     if maximum == state.maximum:
         return state
-    # state.maximum - maximum = difference + error exactly (Knuth), and to float64
-    # exp(difference + error) = exp(difference) * (1 + error)
+    # state.maximum - maximum = difference + error exactly, and to float64
+    # exp(difference + error) = exp(difference) * (1 + error). Far down the exponential alone
+    # would be subnormal and short of digits, so it is kept e^128 too large until the end.
     difference = state.maximum - maximum
-    error = 0.0
-    if difference - difference == 0.0:
-        base = difference - state.maximum
-        error = (state.maximum - (difference - base)) - (maximum + base)
-    factor = exp(difference) * (1.0 + error)
+    error = lost(state.maximum, -maximum)
     base = state.maximum if state.maximum > -INFINITY else 0.0
+    # without mass so far nothing rises, however far away the new maximum is
+    rise = state.mass * (maximum - base) if state.mass != 0.0 else 0.0
+    rise_lost = state.mass_lost * (maximum - base) if state.mass_lost != 0.0 else 0.0
+    if difference < -600.0:
+        factor = exp(difference + 128.0) * (1.0 + error)
+        after = E_TO_MINUS_128
+    else:
+        factor = exp(difference) * (1.0 + error)
+        after = 1.0
     return State(
         maximum=maximum,
         count=0.0,
-        rest=(state.count + state.rest) * factor,
-        target_dot=state.target_dot + state.mass * (maximum - base),
+        rest=(state.count + state.rest) * factor * after,
+        rest_lost=state.rest_lost * factor * after,
+        target_dot=state.target_dot + rise,
+        target_dot_lost=(
+            state.target_dot_lost + rise_lost + lost(state.target_dot, rise)
+        ),
         mass=state.mass,
+        mass_lost=state.mass_lost,
     )
 
 
@@ -81,8 +117,13 @@ cdef State merge(State a, State b) noexcept nogil:
         maximum=maximum,
         count=a.count + b.count,
         rest=a.rest + b.rest,
+        rest_lost=a.rest_lost + b.rest_lost + lost(a.rest, b.rest),
         target_dot=a.target_dot + b.target_dot,
+        target_dot_lost=(
+            a.target_dot_lost + b.target_dot_lost + lost(a.target_dot, b.target_dot)
+        ),
         mass=a.mass + b.mass,
+        mass_lost=a.mass_lost + b.mass_lost + lost(a.mass, b.mass),
     )
 
 
@@ -92,16 +133,35 @@ cdef double sum_exp(State state) noexcept nogil:
     return total if total >= 1.0 else NAN
 
 
+cdef double sum_exp_low(State state) noexcept nogil:
+    # What rounding keeps out of sum_exp.
+    return lost(state.count, state.rest) + state.rest_lost
+
+
 cdef double log_sum_exp(State state) noexcept nogil:
     # log(sum_exp), relative to the maximum; log1p keeps the digits of a confident row.
     if state.count == 1.0:
-        return log1p(state.rest)
-    return log(sum_exp(state))
+        return log1p(state.rest + state.rest_lost)
+    return log(sum_exp(state)) + sum_exp_low(state) / sum_exp(state)
 
 
 cdef double others_share(State state) noexcept nogil:
     # 1 - exp(m - m)/sum_exp: what the softmax leaves to all but one of the maxima.
-    return (state.rest + (state.count - 1.0)) / sum_exp(state)
+    return (state.rest + (state.count - 1.0) + state.rest_lost) / sum_exp(state)
+
+
+cdef double softmax_scale(
+    State state, double factor, double mass, double mass_lost
+) noexcept nogil:
+    # factor / sum_exp, times the mass if there is one, rounded once: the first quotient is put
+    # right by its remainder, to which all that was lost before is added.
+    cdef double total, top, top_low, quotient, remainder
+    total = sum_exp(state)
+    top = factor * mass
+    top_low = fma(factor, mass, -top) + factor * mass_lost
+    quotient = top / total
+    remainder = fma(-quotient, total, top) + (top_low - quotient * sum_exp_low(state))
+    return quotient + remainder / total
 
 
 cdef bint is_ignored(const Context* context, int64_t i) noexcept nogil:
@@ -139,8 +199,7 @@ cdef State segment_state(
             state = raise_maximum(state, maximum)
             reference = reference_at(maximum)
         block = block_sum(logits, n, reference)
-        state.count += block.count
-        state.rest += block.rest
+        target = BlockTarget(dot=0.0, mass=0.0)
         if context.target == TARGET_PROBS:
             element = context.probs_element
             probs = load_block(
@@ -150,8 +209,13 @@ cdef State segment_state(
             element = context.logits_element
             maximum = state.maximum if state.maximum > -INFINITY else 0.0
             target = block_target(logits, probs, n, maximum)
-            state.target_dot += target.dot
-            state.mass += target.mass
+        state = merge(
+            state,
+            State(
+                maximum=state.maximum, count=block.count, rest=block.rest, rest_lost=0.0,
+                target_dot=target.dot, target_dot_lost=0.0, mass=target.mass, mass_lost=0.0,
+            ),
+        )
         j += n
     return state
 
@@ -180,8 +244,12 @@ cdef double row_result(const Context* context, int64_t i, State state) noexcept 
     # The loss of row i, or logsumexp where there is no target.
     if context.target == TARGET_LABELS:
         return (state.maximum - label_logit(context, i)) + log_sum_exp(state)
+    if context.target == TARGET_PROBS and state.mass == 0.0:
+        return 0.0
     if context.target == TARGET_PROBS:
-        return state.target_dot + state.mass * log_sum_exp(state)
+        return (state.target_dot + state.mass * log_sum_exp(state)) + (
+            state.target_dot_lost + state.mass_lost * log_sum_exp(state)
+        )
     if state.maximum == -INFINITY and state.rest == 0.0:
         return -INFINITY
     if state.maximum == INFINITY and not has_nan(context, i):
@@ -219,10 +287,17 @@ cdef void write_output(
     cdef int64_t element = context.logits_element
     cdef Reference reference = reference_at(state.maximum)
     cdef double others = others_share(state)
-    cdef double scale = context.output_scale * reference.factor / sum_exp(state)
+    cdef double mass = state.mass if context.target == TARGET_PROBS else 1.0
+    cdef double scale = context.output_scale * softmax_scale(
+        state, reference.factor, mass, state.mass_lost
+    )
     cdef double value
-    if context.target == TARGET_PROBS:
-        scale *= state.mass
+    cdef int exponent = balancing_exponent(scale)
+    if context.target == TARGET_PROBS and state.mass == 0.0:
+        write_zeros(context, i, start, stop)
+        return
+    reference = shift_exponent(reference, exponent)
+    scale = ldexp(scale, exponent)
     j = start
     while j < stop:
         n = min(<int64_t>BLOCK, stop - j)
@@ -241,8 +316,8 @@ cdef void write_output(
                 context.probs_element, n, probs_buffer,
             )
             block_softmax_minus_target(
-                logits, probs, n, reference, scale, context.output_scale, state.mass, others,
-                output,
+                logits, probs, n, reference, scale, context.output_scale, state.mass,
+                state.mass_lost, others, output,
             )
         else:
             block_softmax(logits, n, reference, scale, output)
@@ -290,10 +365,29 @@ cdef void rows_evaluate(const Context* context, int64_t start, int64_t stop) noe
             write_output(context, i, 0, context.n_classes, state, label_x)
 
 
+cdef void store_state(const Context* context, int64_t k, State state) noexcept nogil:
+    cdef double* slot = context.states + STATE_SIZE * k
+    slot[0] = state.maximum
+    slot[1] = state.count
+    slot[2] = state.rest
+    slot[3] = state.rest_lost
+    slot[4] = state.target_dot
+    slot[5] = state.target_dot_lost
+    slot[6] = state.mass
+    slot[7] = state.mass_lost
+
+
+cdef State stored_state(const Context* context, int64_t k) noexcept nogil:
+    cdef const double* slot = context.states + STATE_SIZE * k
+    return State(
+        maximum=slot[0], count=slot[1], rest=slot[2], rest_lost=slot[3], target_dot=slot[4],
+        target_dot_lost=slot[5], mass=slot[6], mass_lost=slot[7],
+    )
+
+
 cdef void segments_reduce(const Context* context, int64_t start, int64_t stop) noexcept nogil:
     # The states of segments start..stop, numbered through the rows.
     cdef int64_t k, i, first
-    cdef double* slot
     cdef State state
     for k in range(start, stop):
         i = k // context.n_segments
@@ -303,26 +397,12 @@ cdef void segments_reduce(const Context* context, int64_t start, int64_t stop) n
         state = segment_state(
             context, i, first, min(first + context.segment, context.n_classes)
         )
-        slot = context.states + 5 * k
-        slot[0] = state.maximum
-        slot[1] = state.count
-        slot[2] = state.rest
-        slot[3] = state.target_dot
-        slot[4] = state.mass
-
-
-cdef State stored_state(const Context* context, int64_t k) noexcept nogil:
-    cdef const double* slot = context.states + 5 * k
-    return State(
-        maximum=slot[0], count=slot[1], rest=slot[2], target_dot=slot[3], mass=slot[4]
-    )
+        store_state(context, k, state)
 
 
 cdef void rows_merge(const Context* context, int64_t start, int64_t stop) noexcept nogil:
-    # Merges the segments of rows start..stop into each row's first slot; the fourth number of
-    # the second slot then keeps the label's logit for segments_write.
+    # Merges the segments of rows start..stop into each row's first slot.
     cdef int64_t i, k
-    cdef double* slot
     cdef State state
     for i in range(start, stop):
         if is_ignored(context, i):
@@ -332,19 +412,16 @@ cdef void rows_merge(const Context* context, int64_t start, int64_t stop) noexce
         for k in range(i * context.n_segments + 1, (i + 1) * context.n_segments):
             state = merge(state, stored_state(context, k))
         context.losses[i] = row_result(context, i, state)
-        slot = context.states + 5 * i * context.n_segments
-        slot[0] = state.maximum
-        slot[1] = state.count
-        slot[2] = state.rest
-        slot[3] = state.target_dot
-        slot[4] = state.mass
+        store_state(context, i * context.n_segments, state)
         if context.target == TARGET_LABELS:
-            slot[5] = label_logit(context, i)
+            # the next segment's slot is free now
+            context.states[(i * context.n_segments + 1) * STATE_SIZE] = label_logit(context, i)
 
 
 cdef void segments_write(const Context* context, int64_t start, int64_t stop) noexcept nogil:
     # The output of segments start..stop, numbered through the rows, after rows_merge.
     cdef int64_t k, i, first, last
+    cdef double label_x
     cdef State state
     for k in range(start, stop):
         i = k // context.n_segments
@@ -354,9 +431,8 @@ cdef void segments_write(const Context* context, int64_t start, int64_t stop) no
             write_zeros(context, i, first, last)
             continue
         state = stored_state(context, i * context.n_segments)
-        write_output(
-            context, i, first, last, state, context.states[5 * i * context.n_segments + 5]
-        )
+        label_x = context.states[(i * context.n_segments + 1) * STATE_SIZE]
+        write_output(context, i, first, last, state, label_x)
 
 
 cdef void rows_check_labels(const Context* context, int64_t start, int64_t stop) noexcept nogil:
@@ -377,7 +453,7 @@ cdef void rows_check_labels(const Context* context, int64_t start, int64_t stop)
 
 
 cdef void rows_check_probs(const Context* context, int64_t start, int64_t stop) noexcept nogil:
-    # losses[i] = 0 where every probability of row i is finite and not negative, else NaN.
+    # losses[i] = 0 where every probability of row i is from 0 to output_scale, else NaN.
     cdef real buffer[BLOCK]
     cdef const real* probs
     cdef int64_t i, j, k, n
@@ -393,7 +469,7 @@ cdef void rows_check_probs(const Context* context, int64_t start, int64_t stop) 
                 element, n, buffer,
             )
             for k in range(n):
-                bad += 0.0 if 0.0 <= probs[k] < INFINITY else 1.0
+                bad += 0.0 if 0.0 <= probs[k] <= context.output_scale else 1.0
             j += n
         context.losses[i] = 0.0 if bad == 0.0 else NAN
 
@@ -403,8 +479,7 @@ cdef void rows_sum(const Context* context, int64_t start, int64_t stop) noexcept
     # sixteen interleaved sums over 1024 rows, folded in half, then compensated addition.
     cdef double lanes[16]
     cdef double total = 0.0
-    cdef double lost = 0.0
-    cdef double value, both
+    cdef double total_lost = 0.0
     cdef int64_t i, k, half
     i = start
     while i < stop:
@@ -417,14 +492,10 @@ cdef void rows_sum(const Context* context, int64_t start, int64_t stop) noexcept
             for k in range(half):
                 lanes[k] += lanes[k + half]
             half //= 2
-        value = lanes[0]
-        both = total + value
-        # an infinite loss has no rounding error, and inf - inf would make one of NaN
-        if both - both == 0.0:
-            lost += (total - (both - (both - total))) + (value - (both - total))
-        total = both
+        total_lost += lost(total, lanes[0])
+        total += lanes[0]
         i += 1024
-    context.states[0] = total + lost
+    context.states[0] = total + total_lost
 
 
 KERNELS = {

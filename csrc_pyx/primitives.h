@@ -10,16 +10,18 @@
 #ifndef FASTXENT_PRIMITIVES_H
 #define FASTXENT_PRIMITIVES_H
 
+#include <stdlib.h>
+
 #include "vector.h"
 
 /* e^r = 1 + r + r^2 (...), minimax in relative error over |r| <= ln2/2, with coefficients that the
- * type holds exactly: 0.13 * 2^-24 (degree 6) and 0.14 * 2^-53 (degree 11).
+ * type holds exactly: 0.05 * 2^-24 (degree 6) and 0.03 * 2^-53 (degree 11).
  * docs/derive_exponential.py prints them. LN2_HIGH has so few bits that n * LN2_HIGH is exact for
  * every n that matters (|n| < 2^9 and 2^12). */
 #if FASTXENT_REAL_BITS == 32
 #define DEGREE 6
 static const real COEFFICIENTS[DEGREE + 1] = {
-    1.0f, 1.0f, 0x1.fffffcp-2f, 0x1.55548cp-3f, 0x1.555858p-5f, 0x1.123deep-7f, 0x1.6b45a0p-10f};
+    1.0f, 1.0f, 0x1.fffffcp-2f, 0x1.555492p-3f, 0x1.5558b0p-5f, 0x1.12399cp-7f, 0x1.6a4ecap-10f};
 #define LN2_HIGH 0x1.62e4p-1f
 #define LN2_LOW 0x1.7f7d1cp-20f
 #define LOG2_E 0x1.715476p+0f
@@ -32,9 +34,9 @@ static const real COEFFICIENTS[DEGREE + 1] = {
 #else
 #define DEGREE 11
 static const real COEFFICIENTS[DEGREE + 1] = {
-    1.0, 1.0, 0x1.000000000000ap-1, 0x1.5555555555502p-3, 0x1.55555555505d6p-5,
-    0x1.1111111125646p-7, 0x1.6c16c184dc043p-10, 0x1.a01a013a64580p-13, 0x1.a01998818f474p-16,
-    0x1.71df1d0fb997ep-19, 0x1.28ae50d58a34bp-22, 0x1.ad34bb63462dcp-26};
+    1.0, 1.0, 0x1.000000000000ap-1, 0x1.555555555550ap-3, 0x1.5555555550773p-5,
+    0x1.1111111124d11p-7, 0x1.6c16c18446993p-10, 0x1.a01a013684148p-13, 0x1.a01999e21b19ep-16,
+    0x1.71df0f7ce0458p-19, 0x1.28ad8a5ee467fp-22, 0x1.ad9c208a16602p-26};
 #define LN2_HIGH 0x1.62e42fefap-1
 #define LN2_LOW 0x1.cf79abc9e3b3ap-40
 #define LOG2_E 0x1.71547652b82fep+0
@@ -75,6 +77,25 @@ static inline Reference reference_at(double maximum) {
   reference.lowest = (real)(lowest * ln2);
   reference.rounder = (real)(ROUNDER + (SPARE_EXPONENT + EXPONENT_OFFSET) - n);
   reference.factor = exp(-r) * SPARE_FACTOR;
+  return reference;
+}
+
+/* The power of two to multiply a scale by so that `real` holds it with all its digits: 0 unless the
+ * scale is far from SPARE_FACTOR, as tiny or huge target masses make it. */
+static inline int balancing_exponent(double scale) {
+  int exponent;
+  frexp(scale, &exponent);
+  const int distance = -SPARE_EXPONENT - exponent;
+  const int widest = SPARE_EXPONENT - 4;
+  if (!(fabs(scale) > 0.0) || fabs(scale) > 0x1p1000 || abs(distance) <= SPARE_EXPONENT / 2) return 0;
+  return distance > widest ? widest : distance < -widest ? -widest : distance;
+}
+
+/* The same reference for powers of two that are 2^exponent smaller. */
+static inline Reference shift_exponent(Reference reference, int exponent) {
+  reference.rounder -= (real)exponent;
+  reference.lowest += (real)(exponent * 0x1.62e42fefa39efp-1);
+  reference.factor = ldexp(reference.factor, exponent);
   return reference;
 }
 
@@ -322,21 +343,27 @@ typedef struct {
  * mass: sum of t_j. In float64 throughout: both are sums of products of the inputs. */
 static inline BlockTarget block_target(const real *logits, const real *targets, int64_t n,
                                        double maximum) {
-  enum { N = 64 / sizeof(real) };
+  enum { N = 64 / sizeof(real), GROUP = 8 * N };
   double dots[N] = {0}, masses[N] = {0};
-  int64_t j = 0;
-  for (; j + N <= n; j += N)
-    for (int k = 0; k < N; k++) {
-      const double t = (double)targets[j + k];
-      const double term = t * (maximum - (double)logits[j + k]);
-      dots[k] += t == 0 ? 0.0 : term;
-      masses[k] += t;
+  for (int64_t j = 0; j < n; j += GROUP) {
+    /* eight lines at a time, folded in half as in block_sum; what is missing adds 0 */
+    double terms[GROUP], weights[GROUP];
+    const int64_t left = n - j < GROUP ? n - j : GROUP;
+    for (int64_t k = 0; k < left; k++) {
+      weights[k] = (double)targets[j + k];
+      const double term = weights[k] * (maximum - (double)logits[j + k]);
+      terms[k] = weights[k] == 0 ? 0.0 : term;
     }
-  for (int k = 0; j < n; j++, k++) {
-    const double t = (double)targets[j];
-    const double term = t * (maximum - (double)logits[j]);
-    dots[k] += t == 0 ? 0.0 : term;
-    masses[k] += t;
+    for (int64_t k = left; k < GROUP; k++) weights[k] = terms[k] = 0.0;
+    for (int half = GROUP / 2; half >= N; half /= 2)
+      for (int k = 0; k < half; k++) {
+        terms[k] += terms[k + half];
+        weights[k] += weights[k + half];
+      }
+    for (int k = 0; k < N; k++) {
+      dots[k] += terms[k];
+      masses[k] += weights[k];
+    }
   }
   for (int half = N / 2; half > 0; half /= 2)
     for (int k = 0; k < half; k++) {
@@ -359,23 +386,24 @@ static inline void block_softmax(const real *logits, int64_t n, Reference refere
   }
 }
 
-/* output_j = scale * exp(x_j - m) / factor - target_scale * t_j, except where x_j = m: there
- * A*p_j - t_j = (A - t_j) - A*(sum_exp - 1)/sum_exp, which keeps its digits when p_j is close
- * to 1 (A is the mass of t). */
+/* output_j = scale * exp(x_j - m) / factor - target_scale * t_j, except at a logit x_j = m that has
+ * more than half of the softmax: there A*p_j - t_j = (A - t_j) - A*(sum_exp - 1)/sum_exp, which
+ * keeps its digits as p_j comes close to 1 (A is the mass of t, `others` is 1 - p_j). */
 static inline void block_softmax_minus_target(const real *logits, const real *targets, int64_t n,
                                               Reference reference, double scale,
-                                              double target_scale, double mass, double others,
-                                              real *output) {
+                                              double target_scale, double mass,
+                                              double mass_lost, double others, real *output) {
   const vec scales = broadcast((real)scale), target_scales = broadcast((real)-target_scale);
   for (int64_t j = 0; j < n; j += LANES) {
     const int64_t left = n - j < LANES ? n - j : LANES;
     const vec x = left == LANES ? load(logits + j) : load_partial(logits + j, left, 0);
     const vec t = left == LANES ? load(targets + j) : load_partial(targets + j, left, 0);
     vec value = scaled_exponential(x, &reference, scales) + t * target_scales;
-    if (any_equal(x, broadcast(reference.maximum)))
+    if (others < 0.5 && any_equal(x, broadcast(reference.maximum)))
       for (int64_t k = 0; k < left; k++)
         if (x[k] == reference.maximum)
-          value[k] = (real)(target_scale * ((mass - (double)t[k]) - mass * others));
+          value[k] = (real)(target_scale *
+                          (((mass - (double)t[k]) + mass_lost) - mass * others));
     if (left == LANES)
       store(output + j, value);
     else

@@ -45,6 +45,8 @@ cdef extern from "primitives.h" nogil:
     real* output_block(char* destination, int64_t element, real* buffer)
     void store_block(const real* block, int64_t n, char* destination, int64_t element)
     Reference reference_at(double maximum)
+    int balancing_exponent(double scale)
+    Reference shift_exponent(Reference reference, int exponent)
     double block_maximum(const real* logits, int64_t n)
     BlockSum block_sum(const real* logits, int64_t n, Reference reference)
     BlockTarget block_target(const real* logits, const real* targets, int64_t n, double maximum)
@@ -52,6 +54,6 @@ cdef extern from "primitives.h" nogil:
         const real* logits, int64_t n, Reference reference, double scale, real* output)
     void block_softmax_minus_target(
         const real* logits, const real* targets, int64_t n, Reference reference, double scale,
-        double target_scale, double mass, double others, real* output)
+        double target_scale, double mass, double mass_lost, double others, real* output)
     void block_log_softmax(
         const real* logits, int64_t n, double maximum, double log_sum_exp, real* output)

@@ -38,7 +38,8 @@ def reduce(
     """`losses` (float64, one a row) as an array, their sum, or their mean over `n_kept` rows."""
     if reduction == "none":
         shape = logits.shape[:axis] + logits.shape[axis + 1 :]
-        return losses.astype(result_dtype(logits), copy=False).reshape(shape)
+        with np.errstate(over="ignore"):  # a loss beyond the largest float32 is inf
+            return losses.astype(result_dtype(logits), copy=False).reshape(shape)
     total = np.float64(backends.sum_losses(plan, losses))
     if reduction == "sum":
         return total

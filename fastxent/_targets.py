@@ -33,7 +33,7 @@ def make_target(
     ignore_index: object = None,
 ) -> tuple[Array, Target]:
     """The labels as an array, and the target; an error names the first row that is wrong."""
-    array = as_array(labels, "labels")
+    array = as_labels(labels)
     ignored = _check_ignore_index(ignore_index)
     if array.dtype.kind in "iu":
         return array, label_target(array, logits, axis, rows, plan, ignored)
@@ -55,6 +55,14 @@ def make_target(
     return array, probs_target(array, logits, axis, rows, plan)
 
 
+def as_labels(labels: object) -> Array:
+    """The labels as an array; an empty list has no dtype of its own and counts as integers."""
+    array = as_array(labels, "labels")
+    if array.size == 0 and not hasattr(labels, "dtype"):
+        return array.astype(np.int64)
+    return array
+
+
 def label_target(
     labels: Array, logits: Array, axis: int, rows: Rows, plan: Plan, ignore_index: int | None
 ) -> Target:
@@ -70,25 +78,22 @@ def label_target(
             f"integer labels of shape {labels.shape} do not fit logits of shape {logits.shape} "
             f"with classes along axis {axis}: they must have shape {expected}{advice}"
         )
-    flat = labels.reshape(-1)
-    if flat.dtype.kind == "u" and flat.dtype.itemsize == 8:
-        flat = np.minimum(flat, np.uint64(_LARGEST))  # larger ones would come out negative
-    flat = np.ascontiguousarray(flat, dtype=np.int64)
-    bad, n_kept = backends.check_labels(plan, rows, flat, ignore_index)
+    flat, ignored = _as_int64(labels.reshape(-1), ignore_index)
+    bad, n_kept = backends.check_labels(plan, rows, flat, ignored)
     if bad >= 0:
         position = np.unravel_index(bad, expected)
         found = int(labels[position])
-        where = ", ".join(str(int(k)) for k in position)
+        where = f"[{', '.join(str(int(k)) for k in position)}]" if position else ""
         advice = (
             "; pass ignore_index=-100 to leave such rows out"
             if found == -100 and ignore_index is None
             else ""
         )
         raise ValueError(
-            f"labels[{where}] is {found}, which is not one of the {rows.n_classes} classes "
+            f"labels{where} is {found}, which is not one of the {rows.n_classes} classes "
             f"(0 to {rows.n_classes - 1}){advice}"
         )
-    return Target(labels=flat, ignore_index=ignore_index, n_kept=n_kept)
+    return Target(labels=flat, ignore_index=ignored, n_kept=n_kept)
 
 
 def probs_target(labels: Array, logits: Array, axis: int, rows: Rows, plan: Plan) -> Target:
@@ -105,17 +110,19 @@ def probs_target(labels: Array, logits: Array, axis: int, rows: Rows, plan: Plan
             f"that of logits, {logits.shape}{advice}"
         )
     probs = as_rows(labels, axis, element)
-    bad = backends.check_probs(plan, rows, probs)
+    largest = float(np.finfo(np.float64 if rows.real_bits == 64 else np.float32).max)
+    bad = backends.check_probs(plan, probs, largest)
     if bad >= 0:
         row = probs.array[bad].astype(np.float64)
-        j = int(np.argmin(np.isfinite(row) & (row >= 0)))
+        j = int(np.argmin((row >= 0) & (row <= largest)))
         batch = np.unravel_index(bad, labels.shape[:axis] + labels.shape[axis + 1 :])
         position = [int(k) for k in batch]
         position.insert(axis, j)
         where = ", ".join(map(str, position))
         raise ValueError(
             f"labels[{where}] is {row[j]}, which is not a probability: labels given as floats "
-            "must be finite and not negative"
+            f"must be finite and not negative, and at most {largest:.3g} with {logits.dtype.name} "
+            "logits"
         )
     return Target(probs=probs, n_kept=rows.n_rows)
 
@@ -127,6 +134,18 @@ def _check_ignore_index(ignore_index: object) -> int | None:
         index = operator.index(ignore_index)  # type: ignore[arg-type]
     except TypeError:
         raise TypeError(f"ignore_index must be an integer or None, not {ignore_index!r}") from None
-    if not -_LARGEST <= index <= _LARGEST:
-        raise ValueError(f"ignore_index {index} does not fit 64 bits; no label can be equal to it")
     return index
+
+
+def _as_int64(labels: Array, ignore_index: int | None) -> tuple[Array, int | None]:
+    """Labels and the index to ignore as the kernels take them: both int64."""
+    if labels.dtype.kind == "u" and labels.dtype.itemsize == 8:
+        # Those beyond int64 must not come out as negative numbers, one of which may be ignored.
+        flat = np.minimum(labels, np.uint64(_LARGEST)).astype(np.int64)
+        if ignore_index is None or not 0 <= ignore_index <= 2 * _LARGEST + 1:
+            return flat, None
+        flat[labels == np.uint64(ignore_index)] = -1
+        return flat, -1
+    flat = np.ascontiguousarray(labels, dtype=np.int64)
+    fits = ignore_index is not None and -_LARGEST - 1 <= ignore_index <= _LARGEST
+    return flat, ignore_index if fits else None

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
 
+_MOST = 2**31 - 1  # what the driver counts in
+
 _default: int | None = None  # set_num_threads, or the environment once it has been read
 _override: ContextVar[int | None] = ContextVar("fastxent_threads", default=None)
 
@@ -27,7 +29,7 @@ def check_num_threads(n_threads: object) -> int:
         raise TypeError(f"n_threads must be an integer, not {n_threads!r}") from None
     if isinstance(n_threads, bool):
         raise TypeError(f"n_threads must be an integer, not {n_threads!r}")
-    if not 1 <= number <= 2**31 - 1:
+    if not 1 <= number <= _MOST:
         raise ValueError(f"n_threads must be at least 1, not {number}")
     return number
 
@@ -84,17 +86,23 @@ def threads(n_threads: int) -> Iterator[None]:
 def _from_environment() -> int:
     own = os.environ.get("FASTXENT_NUM_THREADS", "").strip()
     if own:
-        if not own.isascii() or not own.isdigit() or int(own) < 1:
+        number = _number_of_threads(own)
+        if number is None:
             raise ValueError(
-                f"FASTXENT_NUM_THREADS={own!r} is not a number of threads; set it to an integer "
-                "of at least 1, or unset it"
+                f"FASTXENT_NUM_THREADS={own[:40]!r} is not a number of threads; set it to an "
+                "integer of at least 1, or unset it"
             )
-        return int(own)
+        return number
     # OpenMP allows a list, one number for each level of nesting, and leaves bad values to others.
     openmp = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    if openmp.isascii() and openmp.isdigit() and int(openmp) >= 1:
-        return int(openmp)
-    return machine_threads()
+    return _number_of_threads(openmp) or machine_threads()
+
+
+def _number_of_threads(text: str) -> int | None:
+    digits = text.lstrip("0")
+    if text.isascii() and text.isdigit() and 0 < len(digits) <= 10 and int(digits) <= _MOST:
+        return int(digits)
+    return None
 
 
 def machine_threads() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,6 +19,10 @@ _ELEMENTS: Final = {
     "float32": FLOAT32,
     "float64": FLOAT64,
 }
+# Candidate solutions tried before two arrays count as overlapping; the question is NP-complete.
+# (NumPy's stubs know only two of the values it takes.)
+_OVERLAP_WORK: Final = 100_000
+
 _NATIVE_ELEMENTS: Final = {
     np.dtype(name): _ELEMENTS[name] for name in ("float16", "float32", "float64")
 }
@@ -54,10 +59,14 @@ def as_array(value: object, name: str) -> Array:
     if isinstance(value, np.ndarray):
         return value
     # __array__ first: a tensor that cannot be exported says why in its own words.
-    for protocol, convert in (("__array__", np.asarray), ("__dlpack__", np.from_dlpack)):
+    protocols: tuple[tuple[str, Callable[[Any], Array]], ...] = (
+        ("__array__", np.asarray),
+        ("__dlpack__", np.from_dlpack),
+    )
+    for protocol, convert in protocols:
         if hasattr(value, protocol):
             try:
-                return convert(value)  # type: ignore[operator, no-any-return]
+                return convert(value)
             except (TypeError, ValueError, RuntimeError, BufferError) as error:
                 if protocol == "__array__" and hasattr(value, "__dlpack__"):
                     continue
@@ -119,7 +128,7 @@ def as_rows(array: Array, axis: int, element: int) -> Rows:
     rows = moved.reshape(n_rows, n_classes)
     packed = n_classes == 1 or rows.strides[1] == rows.itemsize
     if not (packed and rows.dtype.isnative and rows.flags.aligned):
-        rows = np.ascontiguousarray(rows, dtype=rows.dtype.newbyteorder("="))
+        rows = np.array(rows, dtype=rows.dtype.newbyteorder("="), order="C", copy=True)
     return Rows(rows, element)
 
 
@@ -149,8 +158,10 @@ def check_out(out: object, logits: Array, others: dict[str, Array]) -> Array:
         raise TypeError(f"out has dtype {out.dtype}; it must have that of logits, {logits.dtype}")
     if not out.flags.writeable:
         raise ValueError("out is read-only; pass an array that can be written to")
-    if any(stride == 0 and n > 1 for stride, n in zip(out.strides, out.shape, strict=True)):
-        raise ValueError("out has elements that share memory; pass one with memory for each")
+    if _overlaps_itself(out):
+        raise ValueError(
+            "out has elements that share memory with each other; pass an array with memory for each"
+        )
     same = _layout(out) == _layout(logits)
     if not same and _overlap(out, logits):
         raise ValueError(
@@ -167,9 +178,19 @@ def _layout(array: Array) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
     return array.__array_interface__["data"][0], array.shape, array.strides
 
 
+def _overlaps_itself(array: Array) -> bool:
+    """Whether elements may share memory: exact for all slices and transposes of whole arrays."""
+    extent = array.itemsize
+    for stride, n in sorted((abs(s), n) for s, n in zip(array.strides, array.shape, strict=True)):
+        if n > 1 and stride < extent:
+            return True
+        extent += stride * (n - 1)
+    return False
+
+
 def _overlap(a: Array, b: Array) -> bool:
     try:
-        return np.shares_memory(a, b, max_work=100_000)
+        return np.shares_memory(a, b, max_work=_OVERLAP_WORK)  # type: ignore[arg-type]
     except np.exceptions.TooHardError:
         return True  # not decided within the work allowed: refuse rather than corrupt
 

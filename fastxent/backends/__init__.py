@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,6 +13,7 @@ from . import cython_kernels
 from .context import (
     OUTPUT_NOTHING,
     SEGMENT,
+    STATE_SIZE,
     TARGET_LABELS,
     TARGET_NOTHING,
     TARGET_PROBS,
@@ -23,10 +25,11 @@ if TYPE_CHECKING:
     from .._targets import Target
     from .._validation import Rows
 
-if cython_kernels.driver is not None:
-    from .driver import run
-else:
+run: Callable[[int, bytes, int, int, int], None]
+if cython_kernels.driver is None:
     from .python_driver import run
+else:
+    run = cython_kernels.driver.run
 
 NAMES = ("cython", "numba")
 
@@ -128,7 +131,7 @@ def evaluate(
         return
     n_segments = -(-rows.n_classes // SEGMENT)
     split = plan.splits_rows and n_segments > 1
-    states = np.empty(5 * n_segments * rows.n_rows if split else 0)
+    states = np.empty(STATE_SIZE * n_segments * rows.n_rows if split else 0)
     fields = Context(
         n_classes=rows.n_classes,
         n_segments=n_segments,
@@ -181,21 +184,23 @@ def check_labels(
     return int(found[0]), int(found[1])
 
 
-def check_probs(plan: Plan, rows: Rows, probs: Rows) -> int:
-    """The first row with a negative, infinite or NaN probability, or -1."""
-    if rows.n_rows == 0:
+def check_probs(plan: Plan, probs: Rows, largest: float) -> int:
+    """The first row with a probability that is negative, NaN or above `largest`, or -1."""
+    if probs.n_rows == 0:
         return -1
-    marks = np.empty(rows.n_rows)
+    marks = np.empty(probs.n_rows)
     context = Context(
-        n_classes=rows.n_classes,
+        n_classes=probs.n_classes,
         target=TARGET_PROBS,
         probs=address_of(probs.array),
         probs_stride=probs.stride,
         probs_element=probs.element,
         losses=address_of(marks),
+        output_scale=largest,
     ).pack()
-    address = kernels_of(plan.backend).kernel_address("rows_check_probs", rows.real_bits)
-    run(address, context, rows.n_rows, plan.chunk, plan.n_threads)
+    # in the probabilities' own precision: a narrower one would round -1e-300 to 0
+    address = kernels_of(plan.backend).kernel_address("rows_check_probs", probs.real_bits)
+    run(address, context, probs.n_rows, plan.chunk, plan.n_threads)
     bad = np.isnan(marks)
     return int(bad.argmax()) if bad.any() else -1
 

@@ -24,6 +24,9 @@ OUTPUT_LOG_SOFTMAX: Final = 2
 # same order as one that is not.
 SEGMENT: Final = 16384
 
+# The numbers that a segment leaves behind, for the row's other segments to be merged with.
+STATE_SIZE: Final = 8
+
 
 class Context(NamedTuple):
     """Addresses, strides (in bytes) and settings of one call."""

@@ -5,14 +5,19 @@ from __future__ import annotations
 import importlib
 import os
 import platform
-from typing import Final
+from typing import Any, Final
 
 from . import context
 
-try:
-    from . import driver
-except ImportError:
-    driver = None  # type: ignore[assignment]
+
+def _import_driver() -> Any:
+    try:
+        return importlib.import_module(".driver", __package__)
+    except ModuleNotFoundError:  # built without a compiler; a module that is broken may raise
+        return None
+
+
+driver: Final = _import_driver()
 
 # Best last. On other machines than x86-64 there is one build.
 INSTRUCTION_SETS: Final = (

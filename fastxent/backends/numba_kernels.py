@@ -12,6 +12,8 @@ A row is read block by block. Every block folds into one small state,
     target_dot  sum_j t_j * (m - x_j)                            (probabilities only)
     mass        sum_j t_j                                        (probabilities only)
 
+and, beside each of the last three, what rounding has lost of it so far,
+
 from which loss and gradient follow without a difference of nearly equal numbers:
 
     loss       = sum_j t_j * (m - x_j) + mass * log(sum_exp)
@@ -21,10 +23,11 @@ from which loss and gradient follow without a difference of nearly equal numbers
 from __future__ import annotations
 
 import math
+import os
 import threading
 from collections.abc import Callable
 from functools import cache
-from math import exp, log, log1p
+from math import exp, ldexp, log, log1p
 from typing import Any, NamedTuple
 
 import numba
@@ -34,24 +37,39 @@ from .context import (
     CONTEXT_DTYPE,
     OUTPUT_LOG_SOFTMAX,
     OUTPUT_NOTHING,
+    STATE_SIZE,
     TARGET_LABELS,
     TARGET_PROBS,
 )
-from .numba_primitives import BLOCK, make_primitives
-from .numba_vectors import pointer_at, stack_buffer
+from .numba_primitives import BLOCK, BlockTarget, make_primitives
+from .numba_vectors import fma, pointer_at, stack_buffer
 
 INFINITY = math.inf
 NAN = math.nan
+E_TO_MINUS_128 = exp(-128.0)
 
 _CONTEXT = numba.from_dtype(CONTEXT_DTYPE)
+
+
+_compiling = threading.RLock()  # re-entrant: a signal handler may call in the middle
+if hasattr(os, "register_at_fork"):
+    # A child forked while another thread compiles would find this lock, and Numba's, held forever.
+    os.register_at_fork(
+        before=_compiling.acquire,
+        after_in_parent=_compiling.release,
+        after_in_child=_compiling.release,
+    )
 
 
 class State(NamedTuple):
     maximum: Any
     count: Any
     rest: Any
+    rest_lost: Any
     target_dot: Any
+    target_dot_lost: Any
     mass: Any
+    mass_lost: Any
 
 
 def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
@@ -59,6 +77,8 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
     primitives = make_primitives(real_bits)
     real = primitives.real
     reference_at = primitives.reference_at
+    balancing_exponent = primitives.balancing_exponent
+    shift_exponent = primitives.shift_exponent
     element_size = primitives.element_size
     load_element = primitives.load_element
     store_element = primitives.store_element
@@ -80,28 +100,49 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
 
     @inlined
     def empty_state():
-        return State(maximum=-INFINITY, count=0.0, rest=0.0, target_dot=0.0, mass=0.0)
+        return State(
+            maximum=-INFINITY, count=0.0, rest=0.0, rest_lost=0.0, target_dot=0.0,
+            target_dot_lost=0.0, mass=0.0, mass_lost=0.0,
+        )  # fmt: skip
+
+    @inlined
+    def lost(a, b):
+        # a + b minus its rounded value, exactly (Knuth). An infinite sum has lost nothing.
+        total = a + b
+        part = total - a
+        if total - total != 0.0:
+            return 0.0
+        return (a - (total - part)) + (b - part)
 
     @compiled
     def raise_maximum(state, maximum):
         # The same state, relative to a maximum at least as large as its own.
         if maximum == state.maximum:
             return state
-        # state.maximum - maximum = difference + error exactly (Knuth), and to float64
-        # exp(difference + error) = exp(difference) * (1 + error)
+        # state.maximum - maximum = difference + error exactly, and to float64
+        # exp(difference + error) = exp(difference) * (1 + error). Far down the exponential alone
+        # would be subnormal and short of digits, so it is kept e^128 too large until the end.
         difference = state.maximum - maximum
-        error = 0.0
-        if difference - difference == 0.0:
-            base = difference - state.maximum
-            error = (state.maximum - (difference - base)) - (maximum + base)
-        factor = exp(difference) * (1.0 + error)
+        error = lost(state.maximum, -maximum)
         base = state.maximum if state.maximum > -INFINITY else 0.0
+        # without mass so far nothing rises, however far away the new maximum is
+        rise = state.mass * (maximum - base) if state.mass != 0.0 else 0.0
+        rise_lost = state.mass_lost * (maximum - base) if state.mass_lost != 0.0 else 0.0
+        if difference < -600.0:
+            factor = exp(difference + 128.0) * (1.0 + error)
+            after = E_TO_MINUS_128
+        else:
+            factor = exp(difference) * (1.0 + error)
+            after = 1.0
         return State(
             maximum=maximum,
             count=0.0,
-            rest=(state.count + state.rest) * factor,
-            target_dot=state.target_dot + state.mass * (maximum - base),
+            rest=(state.count + state.rest) * factor * after,
+            rest_lost=state.rest_lost * factor * after,
+            target_dot=state.target_dot + rise,
+            target_dot_lost=(state.target_dot_lost + rise_lost + lost(state.target_dot, rise)),
             mass=state.mass,
+            mass_lost=state.mass_lost,
         )
 
     @compiled
@@ -113,8 +154,13 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
             maximum=maximum,
             count=a.count + b.count,
             rest=a.rest + b.rest,
+            rest_lost=a.rest_lost + b.rest_lost + lost(a.rest, b.rest),
             target_dot=a.target_dot + b.target_dot,
+            target_dot_lost=(
+                a.target_dot_lost + b.target_dot_lost + lost(a.target_dot, b.target_dot)
+            ),
             mass=a.mass + b.mass,
+            mass_lost=a.mass_lost + b.mass_lost + lost(a.mass, b.mass),
         )
 
     @inlined
@@ -124,16 +170,32 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
         return total if total >= 1.0 else NAN
 
     @inlined
+    def sum_exp_low(state):
+        # What rounding keeps out of sum_exp.
+        return lost(state.count, state.rest) + state.rest_lost
+
+    @inlined
     def log_sum_exp(state):
         # log(sum_exp), relative to the maximum; log1p keeps the digits of a confident row.
         if state.count == 1.0:
-            return log1p(state.rest)
-        return log(sum_exp(state))
+            return log1p(state.rest + state.rest_lost)
+        return log(sum_exp(state)) + sum_exp_low(state) / sum_exp(state)
 
     @inlined
     def others_share(state):
         # 1 - exp(m - m)/sum_exp: what the softmax leaves to all but one of the maxima.
-        return (state.rest + (state.count - 1.0)) / sum_exp(state)
+        return (state.rest + (state.count - 1.0) + state.rest_lost) / sum_exp(state)
+
+    @inlined
+    def softmax_scale(state, factor, mass, mass_lost):
+        # factor / sum_exp, times the mass if there is one, rounded once: the first quotient is put
+        # right by its remainder, to which all that was lost before is added.
+        total = sum_exp(state)
+        top = factor * mass
+        top_low = fma(factor, mass, -top) + factor * mass_lost
+        quotient = top / total
+        remainder = fma(-quotient, total, top) + (top_low - quotient * sum_exp_low(state))
+        return quotient + remainder / total
 
     @inlined
     def is_ignored(context, i):
@@ -163,8 +225,7 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
                 state = raise_maximum(state, maximum)
                 reference = reference_at(maximum)
             block = block_sum(logits, n, reference)
-            target_dot = state.target_dot
-            mass = state.mass
+            target = BlockTarget(dot=0.0, mass=0.0)
             if context.target == TARGET_PROBS:
                 element = context.probs_element
                 probs = load_block(
@@ -174,15 +235,13 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
                 element = context.logits_element
                 maximum = state.maximum if state.maximum > -INFINITY else 0.0
                 target = block_target(logits, probs, n, maximum)
-                target_dot += target.dot
-                mass += target.mass
-            state = State(
-                maximum=state.maximum,
-                count=state.count + block.count,
-                rest=state.rest + block.rest,
-                target_dot=target_dot,
-                mass=mass,
-            )
+            state = merge(
+                state,
+                State(
+                    maximum=state.maximum, count=block.count, rest=block.rest, rest_lost=0.0,
+                    target_dot=target.dot, target_dot_lost=0.0, mass=target.mass, mass_lost=0.0,
+                ),
+            )  # fmt: skip
             j += n
         return state
 
@@ -210,8 +269,12 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
         # The loss of row i, or logsumexp where there is no target.
         if context.target == TARGET_LABELS:
             return (state.maximum - label_logit(context, i)) + log_sum_exp(state)
+        if context.target == TARGET_PROBS and state.mass == 0.0:
+            return 0.0
         if context.target == TARGET_PROBS:
-            return state.target_dot + state.mass * log_sum_exp(state)
+            return (state.target_dot + state.mass * log_sum_exp(state)) + (
+                state.target_dot_lost + state.mass_lost * log_sum_exp(state)
+            )
         if state.maximum == -INFINITY and state.rest == 0.0:
             return -INFINITY
         if state.maximum == INFINITY and not has_nan(context, i):
@@ -233,15 +296,20 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
     def write_output(context, i, start, stop, state, label_x):
         # Classes start..stop of the output of row i. `label_x` is the label's logit, read before
         # any of the row is written: the output may lie where the logits lie.
+        if context.target == TARGET_PROBS and state.mass == 0.0:
+            write_zeros(context, i, start, stop)
+            return
         logits_buffer = block_buffer(zero)
         probs_buffer = block_buffer(zero)
         output_buffer = block_buffer(zero)
         element = context.logits_element
         reference = reference_at(state.maximum)
         others = others_share(state)
-        scale = context.output_scale * reference.factor / sum_exp(state)
-        if context.target == TARGET_PROBS:
-            scale *= state.mass
+        mass = state.mass if context.target == TARGET_PROBS else 1.0
+        scale = context.output_scale * softmax_scale(state, reference.factor, mass, state.mass_lost)
+        exponent = balancing_exponent(scale)
+        reference = shift_exponent(reference, exponent)
+        scale = ldexp(scale, exponent)
         j = start
         while j < stop:
             n = min(BLOCK, stop - j)
@@ -260,8 +328,8 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
                     context.probs_element, n, probs_buffer,
                 )  # fmt: skip
                 block_softmax_minus_target(
-                    logits, probs, n, reference, scale, context.output_scale, state.mass, others,
-                    output,
+                    logits, probs, n, reference, scale, context.output_scale, state.mass,
+                    state.mass_lost, others, output,
                 )  # fmt: skip
             else:
                 block_softmax(logits, n, reference, scale, output)
@@ -304,6 +372,26 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
                 label_x = label_logit(context, i) if context.target == TARGET_LABELS else 0.0
                 write_output(context, i, 0, context.n_classes, state, label_x)
 
+    @inlined
+    def store_state(context, k, state):
+        slot = pointer_at(context.states + 8 * STATE_SIZE * k, 0.0)
+        slot[0] = state.maximum
+        slot[1] = state.count
+        slot[2] = state.rest
+        slot[3] = state.rest_lost
+        slot[4] = state.target_dot
+        slot[5] = state.target_dot_lost
+        slot[6] = state.mass
+        slot[7] = state.mass_lost
+
+    @inlined
+    def stored_state(context, k):
+        slot = pointer_at(context.states + 8 * STATE_SIZE * k, 0.0)
+        return State(
+            maximum=slot[0], count=slot[1], rest=slot[2], rest_lost=slot[3], target_dot=slot[4],
+            target_dot_lost=slot[5], mass=slot[6], mass_lost=slot[7],
+        )  # fmt: skip
+
     @compiled
     def segments_reduce(context, start, stop):
         # The states of segments start..stop, numbered through the rows.
@@ -315,22 +403,11 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
             state = segment_state(
                 context, i, first, min(first + context.segment, context.n_classes)
             )
-            slot = pointer_at(context.states + 40 * k, 0.0)
-            slot[0] = state.maximum
-            slot[1] = state.count
-            slot[2] = state.rest
-            slot[3] = state.target_dot
-            slot[4] = state.mass
-
-    @inlined
-    def stored_state(context, k):
-        slot = pointer_at(context.states + 40 * k, 0.0)
-        return State(maximum=slot[0], count=slot[1], rest=slot[2], target_dot=slot[3], mass=slot[4])
+            store_state(context, k, state)
 
     @compiled
     def rows_merge(context, start, stop):
-        # Merges the segments of rows start..stop into each row's first slot; the first number of
-        # the second slot then keeps the label's logit for segments_write.
+        # Merges the segments of rows start..stop into each row's first slot.
         losses = pointer_at(context.losses, 0.0)
         for i in range(start, stop):
             if is_ignored(context, i):
@@ -340,14 +417,12 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
             for k in range(i * context.n_segments + 1, (i + 1) * context.n_segments):
                 state = merge(state, stored_state(context, k))
             losses[i] = row_result(context, i, state)
-            slot = pointer_at(context.states + 40 * i * context.n_segments, 0.0)
-            slot[0] = state.maximum
-            slot[1] = state.count
-            slot[2] = state.rest
-            slot[3] = state.target_dot
-            slot[4] = state.mass
+            store_state(context, i * context.n_segments, state)
             if context.target == TARGET_LABELS:
-                slot[5] = label_logit(context, i)
+                # the next segment's slot is free now
+                pointer_at(context.states, 0.0)[(i * context.n_segments + 1) * STATE_SIZE] = (
+                    label_logit(context, i)
+                )
 
     @compiled
     def segments_write(context, start, stop):
@@ -360,8 +435,8 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
                 write_zeros(context, i, first, last)
                 continue
             state = stored_state(context, i * context.n_segments)
-            slot = pointer_at(context.states + 40 * i * context.n_segments, 0.0)
-            write_output(context, i, first, last, state, slot[5])
+            label_x = pointer_at(context.states, 0.0)[(i * context.n_segments + 1) * STATE_SIZE]
+            write_output(context, i, first, last, state, label_x)
 
     @compiled
     def rows_check_labels(context, start, stop):
@@ -382,7 +457,7 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
 
     @compiled
     def rows_check_probs(context, start, stop):
-        # losses[i] = 0 where every probability of row i is finite and not negative, else NaN.
+        # losses[i] = 0 where every probability of row i is from 0 to output_scale, else NaN.
         buffer = block_buffer(zero)
         losses = pointer_at(context.losses, 0.0)
         element = context.probs_element
@@ -396,7 +471,7 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
                     element, n, buffer,
                 )  # fmt: skip
                 for k in range(n):
-                    bad += 0.0 if 0.0 <= probs[k] < INFINITY else 1.0
+                    bad += 0.0 if 0.0 <= probs[k] <= context.output_scale else 1.0
                 j += n
             losses[i] = 0.0 if bad == 0.0 else NAN
 
@@ -408,7 +483,7 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
         states = pointer_at(context.states, 0.0)
         lanes = lanes_buffer(0.0)
         total = 0.0
-        lost = 0.0
+        total_lost = 0.0
         i = start
         while i < stop:
             for k in range(16):
@@ -420,14 +495,10 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
                 for k in range(half):
                     lanes[k] += lanes[k + half]
                 half //= 2
-            value = lanes[0]
-            both = total + value
-            # an infinite loss has no rounding error, and inf - inf would make one of NaN
-            if both - both == 0.0:
-                lost += (total - (both - (both - total))) + (value - (both - total))
-            total = both
+            total_lost += lost(total, lanes[0])
+            total += lanes[0]
             i += 1024
-        states[0] = total + lost
+        states[0] = total + total_lost
 
     return {
         "rows_evaluate": rows_evaluate,
@@ -441,7 +512,6 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
 
 
 _SIGNATURE = types.void(types.CPointer(_CONTEXT), types.int64, types.int64)
-_compiling = threading.Lock()
 _entries: dict[tuple[str, int], Any] = {}
 _kernels = cache(make_kernels)
 

@@ -61,6 +61,8 @@ PREFETCH_DISTANCE: Final = 4096
 
 LN2: Final = float.fromhex("0x1.62e42fefa39efp-1")
 LOG2_E: Final = float.fromhex("0x1.71547652b82fep+0")
+# Beyond it a scale is taken as it is: it is infinite or as good as.
+LARGE_SCALE: Final = 2.0**1000
 
 
 class Reference(NamedTuple):
@@ -104,7 +106,7 @@ class Arithmetic(NamedTuple):
     real: Any
     own_element: int
     # e^r = 1 + r + r^2 (...), minimax in relative error over |r| <= ln2/2, with coefficients that
-    # the type holds exactly: 0.13 * 2^-24 (degree 6) and 0.14 * 2^-53 (degree 11).
+    # the type holds exactly: 0.05 * 2^-24 (degree 6) and 0.03 * 2^-53 (degree 11).
     # docs/derive_exponential.py prints them.
     coefficients: tuple[str, ...]
     # ln2 in two parts; the first has so few bits that n * ln2_high is exact for every n that
@@ -124,8 +126,8 @@ ARITHMETIC: Final = {
         real=np.float32,
         own_element=FLOAT32,
         coefficients=(
-            "0x1p+0", "0x1p+0", "0x1.fffffcp-2", "0x1.55548cp-3", "0x1.555858p-5",
-            "0x1.123deep-7", "0x1.6b45a0p-10",
+            "0x1p+0", "0x1p+0", "0x1.fffffcp-2", "0x1.555492p-3", "0x1.5558b0p-5",
+            "0x1.12399cp-7", "0x1.6a4ecap-10",
         ),
         ln2_high="0x1.62e4p-1",
         ln2_low="0x1.7f7d1cp-20",
@@ -140,10 +142,10 @@ ARITHMETIC: Final = {
         real=np.float64,
         own_element=FLOAT64,
         coefficients=(
-            "0x1p+0", "0x1p+0", "0x1.000000000000ap-1", "0x1.5555555555502p-3",
-            "0x1.55555555505d6p-5", "0x1.1111111125646p-7", "0x1.6c16c184dc043p-10",
-            "0x1.a01a013a64580p-13", "0x1.a01998818f474p-16", "0x1.71df1d0fb997ep-19",
-            "0x1.28ae50d58a34bp-22", "0x1.ad34bb63462dcp-26",
+            "0x1p+0", "0x1p+0", "0x1.000000000000ap-1", "0x1.555555555550ap-3",
+            "0x1.5555555550773p-5", "0x1.1111111124d11p-7", "0x1.6c16c18446993p-10",
+            "0x1.a01a013684148p-13", "0x1.a01999e21b19ep-16", "0x1.71df0f7ce0458p-19",
+            "0x1.28ad8a5ee467fp-22", "0x1.ad9c208a16602p-26",
         ),
         ln2_high="0x1.62e42fefap-1",
         ln2_low="0x1.cf79abc9e3b3ap-40",
@@ -172,7 +174,8 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
     mantissa_bits = arithmetic.mantissa_bits
     exponent_offset = float(arithmetic.spare_exponent + arithmetic.exponent_offset)
     rounder = float.fromhex(arithmetic.rounder)
-    spare_factor = 2.0**-arithmetic.spare_exponent
+    spare_exponent = arithmetic.spare_exponent
+    spare_factor = 2.0**-spare_exponent
     exact_difference = arithmetic.exact_difference
     # what is left of ln2 beyond ln2_high, to float64
     ln2_rest = LN2 - float(ln2_high) if real_bits == 32 else float(ln2_low)
@@ -195,6 +198,32 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
             lowest=real((n - exponent_offset) * LN2),
             rounder=real((rounder + exponent_offset) - n),
             factor=math.exp(-r) * spare_factor,
+        )
+
+    @inlined
+    def balancing_exponent(scale):
+        # The power of two to multiply a scale by so that `real` holds it with all its digits: 0
+        # unless the scale is far from spare_factor, as tiny or huge target masses make it.
+        exponent = math.frexp(scale)[1]
+        distance = -spare_exponent - exponent
+        widest = spare_exponent - 4
+        if (
+            not (abs(scale) > 0.0)
+            or abs(scale) > LARGE_SCALE
+            or abs(distance) <= spare_exponent // 2
+        ):
+            return 0
+        return min(max(distance, -widest), widest)
+
+    @inlined
+    def shift_exponent(reference, exponent):
+        # The same reference for powers of two that are 2^exponent smaller.
+        return Reference(
+            maximum=reference.maximum,
+            shift=reference.shift,
+            lowest=reference.lowest + real(exponent * LN2),
+            rounder=reference.rounder - real(exponent),
+            factor=math.ldexp(reference.factor, exponent),
         )
 
     @inlined
@@ -382,29 +411,49 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
         rest = fold_sum(powers) + fold_sum(parts)
         return BlockSum(count=np.float64(count), rest=rest * reference.factor)
 
+    @inlined
+    def add_targets(a, b):
+        return BlockTarget(dot=add(a.dot, b.dot), mass=add(a.mass, b.mass))
+
+    @inlined
+    def target_line(logits, targets, j, n, m):
+        none = zero_sums(zero)
+        left = n - j
+        if left >= line:
+            x = load(logits, j)
+            t = load(targets, j)
+        else:
+            x = load_partial(logits, j, left, zero)
+            t = load_partial(targets, j, left, zero)
+        weights = add_to_sums(none, t)
+        terms = multiply(weights, subtract(m, add_to_sums(none, x)))
+        return BlockTarget(dot=clear_equal(terms, weights, none), mass=weights)
+
+    @inlined
+    def target_pair(logits, targets, j, n, m):
+        return add_targets(
+            target_line(logits, targets, j, n, m),
+            target_line(logits, targets, j + 4 * line, n, m),
+        )
+
     @njit(error_model="numpy")
     def block_target(logits, targets, n, maximum):
         # dot: sum of t_j * (m - x_j), where a class without mass costs nothing whatever its logit;
         # mass: sum of t_j. In float64 throughout: both are sums of products of the inputs.
-        dots = zero_sums(zero)
-        masses = dots
-        none = dots
+        none = zero_sums(zero)
         m = add_to_sums(none, broadcast(real(maximum)))
+        total = BlockTarget(dot=none, mass=none)
         j = 0
         while j < n:
-            left = min(line, n - j)
-            if left == line:
-                x = load(logits, j)
-                t = load(targets, j)
-            else:
-                x = load_partial(logits, j, left, zero)
-                t = load_partial(targets, j, left, zero)
-            weights = add_to_sums(none, t)
-            terms = multiply(weights, subtract(m, add_to_sums(none, x)))
-            dots = add(dots, clear_equal(terms, weights, none))
-            masses = add(masses, weights)
-            j += left
-        return BlockTarget(dot=fold_sum(dots), mass=fold_sum(masses))
+            # eight lines at a time, folded in half as in block_sum; what is missing adds 0
+            pair_a = target_pair(logits, targets, j, n, m)
+            pair_b = target_pair(logits, targets, j + line, n, m)
+            pair_c = target_pair(logits, targets, j + 2 * line, n, m)
+            pair_d = target_pair(logits, targets, j + 3 * line, n, m)
+            group = add_targets(add_targets(pair_a, pair_c), add_targets(pair_b, pair_d))
+            total = add_targets(total, group)
+            j += 8 * line
+        return BlockTarget(dot=fold_sum(total.dot), mass=fold_sum(total.mass))
 
     @njit(error_model="numpy")
     def block_softmax(logits, n, reference, scale, output):
@@ -420,11 +469,12 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
 
     @njit(error_model="numpy")
     def block_softmax_minus_target(
-        logits, targets, n, reference, scale, target_scale, mass, others, output
+        logits, targets, n, reference, scale, target_scale, mass, mass_lost, others, output
     ):
-        # output_j = scale * exp(x_j - m) / factor - target_scale * t_j, except where x_j = m: there
-        # A*p_j - t_j = (A - t_j) - A*(sum_exp - 1)/sum_exp, which keeps its digits when p_j is
-        # close to 1 (A is the mass of t).
+        # output_j = scale * exp(x_j - m) / factor - target_scale * t_j, except at a logit x_j = m
+        # that has more than half of the softmax: there
+        # A*p_j - t_j = (A - t_j) - A*(sum_exp - 1)/sum_exp, which keeps its digits as p_j comes
+        # close to 1 (A is the mass of t, `others` is 1 - p_j).
         scales = broadcast(real(scale))
         target_scales = broadcast(real(-target_scale))
         m = broadcast(reference.maximum)
@@ -438,11 +488,11 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
                 x = load_partial(logits, j, left, zero)
                 t = load_partial(targets, j, left, zero)
             value = add(scaled_exponential(x, reference, scales), multiply(t, target_scales))
-            if count_equal(x, m) != 0:
+            if others < 0.5 and count_equal(x, m) != 0:
                 for k in range(left):
                     if lane(x, k) == reference.maximum:
                         t_k = np.float64(lane(t, k))
-                        label = target_scale * ((mass - t_k) - mass * others)
+                        label = target_scale * (((mass - t_k) + mass_lost) - mass * others)
                         value = with_lane(value, k, real(label))
             if left == line:
                 store(output, j, value)
@@ -466,6 +516,8 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
     return SimpleNamespace(
         real=real,
         reference_at=reference_at,
+        balancing_exponent=balancing_exponent,
+        shift_exponent=shift_exponent,
         element_size=element_size,
         load_element=load_element,
         store_element=store_element,

@@ -20,7 +20,7 @@ _INT32 = ir.IntType(32)
 _INT64 = ir.IntType(64)
 
 
-class Vector(types.Type):  # type: ignore[misc]
+class Vector(types.Type):
     """`lanes` floats of one type."""
 
     def __init__(self, real: Any, lanes: int) -> None:
@@ -29,8 +29,8 @@ class Vector(types.Type):  # type: ignore[misc]
         super().__init__(name=f"Vector({real}, {lanes})")
 
 
-@register_model(Vector)  # type: ignore[untyped-decorator]
-class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, vector: Vector) -> None:
         super().__init__(manager, vector, _vector_type(vector.real, vector.lanes))
 
@@ -117,6 +117,16 @@ def multiply_add(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
 
 
 @intrinsic
+def fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
+    """a * b + c of float64 scalars, rounded once."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _call(builder, "llvm.fma.f64", ir.DoubleType(), list(arguments))
+
+    return types.float64(types.float64, types.float64, types.float64), codegen
+
+
+@intrinsic
 def broadcast(typingctx: Any, value: Any) -> Any:
     """A line with `value` in every lane."""
     vector = line_of(value)
@@ -158,7 +168,8 @@ def load(typingctx: Any, pointer: Any, index: Any) -> Any:
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         vector_type = _vector_type(vector.real, vector.lanes)
-        address = _at(builder, *arguments, vector_type)
+        place, start = arguments
+        address = _at(builder, place, start, vector_type)
         return builder.load(address, typ=vector_type, align=_bytes_of(vector))
 
     return vector(pointer, index), codegen
@@ -325,7 +336,8 @@ def prefetch(typingctx: Any, pointer: Any, index: Any) -> Any:
     """Asks memory for the cache line of element `index`; the address need not be valid."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        address = _at(builder, *arguments, _vector_type(pointer.dtype, 1))
+        place, start = arguments
+        address = _at(builder, place, start, _vector_type(pointer.dtype, 1))
         _call(
             builder,
             "llvm.prefetch.p0",

@@ -6,15 +6,16 @@ at once; handing out a chunk costs some 10 us instead of a tenth of one.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import itertools
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 _Kernel = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64)
 
-_lock = threading.Lock()
+_lock = threading.RLock()  # re-entrant: a signal handler may call in the middle
 _pool: ThreadPoolExecutor | None = None
 _pool_size = 0
 
@@ -22,7 +23,7 @@ _pool_size = 0
 def _forget_pool() -> None:
     # A forked child has none of its parent's threads, and perhaps a lock that one of them held.
     global _lock, _pool, _pool_size
-    _lock, _pool, _pool_size = threading.Lock(), None, 0
+    _lock, _pool, _pool_size = threading.RLock(), None, 0
 
 
 if hasattr(os, "register_at_fork"):
@@ -47,8 +48,10 @@ def run(kernel: int, context: bytes, n_items: int, chunk: int, n_threads: int) -
     stopped = threading.Event()
 
     def take_chunks() -> None:
-        for start in starts:
-            if start >= n_items or stopped.is_set():
+        # A chunk that has been taken is always worked on: `stopped` is asked before the next one.
+        while not stopped.is_set():
+            start = next(starts)
+            if start >= n_items:
                 return
             function(context, start, min(start + chunk, n_items))
 
@@ -57,13 +60,22 @@ def run(kernel: int, context: bytes, n_items: int, chunk: int, n_threads: int) -
         take_chunks()
         return
     pool = _pool_of(helpers)
-    futures = [pool.submit(take_chunks) for _ in range(helpers)]
+    futures: list[Future[None]] = []
     try:
+        with contextlib.suppress(RuntimeError):  # the interpreter is ending: no more threads
+            futures.extend(pool.submit(take_chunks) for _ in range(helpers))
         take_chunks()
     finally:
-        # A helper that has not started takes nothing any more, and is not waited for.
+        # A helper that has not started takes nothing any more, and is not waited for. The others
+        # are, through any further Ctrl-C: they write into the caller's arrays.
         stopped.set()
-        wait([future for future in futures if not future.cancel()])
-    for future in futures:
-        if not future.cancelled():
-            future.result()
+        interrupt: BaseException | None = None
+        running = [future for future in futures if not future.cancel()]
+        while running:
+            try:
+                wait(running)
+                running = []
+            except KeyboardInterrupt as error:
+                interrupt = error
+        if interrupt is not None:
+            raise interrupt

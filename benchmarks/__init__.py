@@ -1,0 +1,1 @@
+"""Benchmarks: `pytest benchmarks/`, then `python benchmarks/summarise.py results.json`."""

@@ -1,0 +1,35 @@
+"""What all tests share: where fastxent is imported from, and the backends."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+_TESTS = Path(__file__).resolve().parent
+
+# `python -m pytest` puts the current folder on the path. In the root of a checkout that would
+# shadow the installed package with its sources.
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != _TESTS.parent]
+sys.path.append(str(_TESTS))  # for support.py
+
+from hypothesis import settings  # noqa: E402
+
+settings.register_profile("ci", max_examples=300, derandomize=True, deadline=None)
+settings.register_profile("thorough", max_examples=20_000, deadline=None)
+settings.load_profile(os.environ.get("FASTXENT_HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture(params=["cython", "numba"])
+def backend(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def eager_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads and small chunks for small work too, so that tests of threads stay quick."""
+    monkeypatch.setattr("fastxent._plan._WORK_PER_THREAD", 1)
+    monkeypatch.setattr("fastxent._plan._WORK_PER_CHUNK", 64)

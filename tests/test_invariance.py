@@ -1,0 +1,161 @@
+"""The same bits whatever the threads, the batch around a row, its stride and its alignment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from support import FLOATS, Array, random_logits, random_probs, same_bits
+
+import fastxent
+from fastxent.backends import driver
+
+soft_or_hard = pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+every_float = pytest.mark.parametrize("dtype", FLOATS, ids=str)
+
+
+def a_batch(shape: tuple[int, int], dtype: Any, soft: bool) -> tuple[Array, Array]:
+    logits = random_logits(shape, dtype)
+    if soft:
+        return logits, random_probs(shape, dtype)
+    return logits, np.random.default_rng(3).integers(0, shape[1], shape[0])
+
+
+def assert_same(a: Any, b: Any) -> None:
+    assert same_bits(a[0], b[0])
+    assert same_bits(a[1], b[1])
+
+
+@soft_or_hard
+@every_float
+@pytest.mark.parametrize("shape", [(301, 17), (33, 1025), (700, 3), (5, 3000)], ids=str)
+@pytest.mark.usefixtures("eager_threads")
+def test_threads_change_no_bit(
+    backend: str,
+    dtype: np.dtype[Any],
+    soft: bool,
+    shape: tuple[int, int],
+) -> None:
+    logits, labels = a_batch(shape, dtype, soft)
+    for reduction in ("none", "sum", "mean"):
+        options: dict[str, Any] = {"reduction": reduction, "backend": backend}
+        one = fastxent.cross_entropy_with_grad(logits, labels, n_threads=1, **options)
+        for n_threads in (2, 3, 7):
+            more = fastxent.cross_entropy_with_grad(logits, labels, n_threads=n_threads, **options)
+            assert_same(more, one)
+            alone = fastxent.cross_entropy(logits, labels, n_threads=n_threads, **options)
+            assert same_bits(alone, one[0])
+    assert driver.worker_count() >= 2
+
+
+@soft_or_hard
+@every_float
+@pytest.mark.parametrize("shape", [(1, 300_000), (3, 100_000), (2, 16385), (7, 32768)], ids=str)
+@pytest.mark.usefixtures("eager_threads")
+def test_rows_shared_by_threads_have_the_same_bits(
+    backend: str,
+    dtype: np.dtype[Any],
+    soft: bool,
+    shape: tuple[int, int],
+) -> None:
+    logits, labels = a_batch(shape, dtype, soft)
+    logits[-1, : shape[1] // 2] = -np.inf
+    if soft:
+        labels[-1, : shape[1] // 2] = 0
+    else:
+        labels[-1] = shape[1] - 1
+    options: dict[str, Any] = {"reduction": "none", "backend": backend}
+    one = fastxent.cross_entropy_with_grad(logits, labels, n_threads=1, **options)
+    assert np.isfinite(one[0]).all()
+    for n_threads in (2, 3):
+        more = fastxent.cross_entropy_with_grad(logits, labels, n_threads=n_threads, **options)
+        assert_same(more, one)
+        alone = fastxent.cross_entropy(logits, labels, n_threads=n_threads, **options)
+        assert same_bits(alone, one[0])
+        for function in (fastxent.softmax, fastxent.log_softmax, fastxent.logsumexp):
+            assert same_bits(
+                function(logits, backend=backend, n_threads=n_threads),
+                function(logits, backend=backend, n_threads=1),
+            )
+
+
+@pytest.mark.usefixtures("eager_threads")
+def test_ignored_and_spoilt_rows_are_the_same_where_threads_share_them(backend: str) -> None:
+    logits = random_logits((5, 40_000))
+    logits[1, 39_999] = np.nan
+    logits[2] = -np.inf
+    logits[3, 17_000] = np.inf
+    labels = np.array([-1, 3, 39_999, 0, 16_384])
+    options: dict[str, Any] = {"reduction": "none", "ignore_index": -1, "backend": backend}
+    one = fastxent.cross_entropy_with_grad(logits, labels, n_threads=1, **options)
+    assert np.isnan(one[0]).tolist() == [False, True, True, True, False]
+    assert_same(fastxent.cross_entropy_with_grad(logits, labels, n_threads=3, **options), one)
+
+
+def test_large_work_is_the_same_on_two_threads_without_any_forcing(backend: str) -> None:
+    logits, labels = a_batch((4000, 100), np.float32, soft=False)
+    one = fastxent.cross_entropy_with_grad(logits, labels, n_threads=1, backend=backend)
+    assert_same(fastxent.cross_entropy_with_grad(logits, labels, n_threads=2, backend=backend), one)
+
+
+@soft_or_hard
+@every_float
+@pytest.mark.parametrize("n_classes", [1, 3, 16, 33, 1500, 17_000])
+def test_a_row_alone_has_the_bits_it_has_in_a_batch(
+    backend: str, dtype: np.dtype[Any], soft: bool, n_classes: int
+) -> None:
+    logits, labels = a_batch((5, n_classes), dtype, soft)
+    options: dict[str, Any] = {"reduction": "none", "backend": backend}
+    batch = fastxent.cross_entropy_with_grad(logits, labels, **options)
+    for i in range(5):
+        row = fastxent.cross_entropy_with_grad(logits[i : i + 1], labels[i : i + 1], **options)
+        assert_same(row, (batch[0][i : i + 1], batch[1][i : i + 1]))
+    order = np.array([3, 1, 4, 0, 2])
+    mixed = fastxent.cross_entropy_with_grad(logits[order], labels[order], **options)
+    assert_same(mixed, (batch[0][order], batch[1][order]))
+
+
+@soft_or_hard
+@every_float
+@pytest.mark.parametrize("n_classes", [16, 61, 1030])
+def test_alignment_and_row_stride_change_no_bit(
+    backend: str, dtype: np.dtype[Any], soft: bool, n_classes: int
+) -> None:
+    logits, labels = a_batch((3, n_classes), dtype, soft)
+    options: dict[str, Any] = {"reduction": "none", "backend": backend}
+    want = fastxent.cross_entropy_with_grad(logits, labels, **options)
+    row_bytes = n_classes * dtype.itemsize
+    for offset in range(64):
+        padded_bytes = row_bytes + dtype.itemsize * (offset % 7)
+        memory = np.zeros(3 * padded_bytes + 128, np.uint8)
+        start = (-memory.ctypes.data) % 64 + offset
+        placed = np.ndarray((3, n_classes), dtype, memory, start, (padded_bytes, dtype.itemsize))
+        assert placed.ctypes.data % 64 == offset
+        placed[...] = logits
+        assert same_bits(fastxent.cross_entropy(placed, labels, **options), want[0])
+        got = fastxent.cross_entropy_with_grad(placed, labels, out=placed, **options)
+        assert_same(got, want)
+
+
+@every_float
+def test_a_call_gives_the_same_bits_again(backend: str, dtype: np.dtype[Any]) -> None:
+    logits, labels = a_batch((200, 333), dtype, soft=True)
+    want = fastxent.cross_entropy_with_grad(logits, labels, backend=backend, n_threads=3)
+    for _ in range(20):
+        got = fastxent.cross_entropy_with_grad(logits, labels, backend=backend, n_threads=3)
+        assert_same(got, want)
+
+
+@soft_or_hard
+@every_float
+def test_backends_agree_to_a_few_places(dtype: np.dtype[Any], soft: bool) -> None:
+    for n_classes in (2, 33, 1030, 17_000):
+        logits, labels = a_batch((4, n_classes), dtype, soft)
+        a, b = (
+            fastxent.cross_entropy_with_grad(logits, labels, reduction="none", backend=name)
+            for name in ("cython", "numba")
+        )
+        places = {2: 2.0**-7, 4: 2e-6, 8: 2e-12}[dtype.itemsize]
+        assert np.allclose(a[0].astype(float), b[0].astype(float), rtol=min(places, 1e-6), atol=0)
+        assert np.allclose(a[1].astype(float), b[1].astype(float), rtol=places, atol=places)

@@ -1,0 +1,208 @@
+"""How many threads a call may use: settings, environment, affinity and control groups."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support import run_python
+
+import fastxent
+from fastxent import _threads
+
+
+@pytest.fixture(autouse=True)
+def settings_put_back() -> Iterator[None]:
+    fastxent.set_num_threads(None)
+    yield
+    fastxent.set_num_threads(None)
+
+
+def test_the_nearest_setting_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_threads, "machine_threads", lambda: 11)
+    monkeypatch.delenv("FASTXENT_NUM_THREADS", raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+
+    def from_environment() -> int:
+        fastxent.set_num_threads(None)  # forgets what was read
+        return fastxent.get_num_threads()
+
+    assert from_environment() == 11
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert from_environment() == 7
+    monkeypatch.setenv("FASTXENT_NUM_THREADS", "6")
+    assert from_environment() == 6
+    fastxent.set_num_threads(5)
+    assert fastxent.get_num_threads() == 5
+    with fastxent.threads(4):
+        assert fastxent.get_num_threads() == 4
+        with fastxent.threads(3):
+            assert fastxent.get_num_threads() == 3
+        assert fastxent.get_num_threads() == 4
+    assert fastxent.get_num_threads() == 5
+
+
+def test_the_calls_argument_wins_over_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastxent import _plan
+
+    with fastxent.threads(2):
+        assert _plan.make_plan(10**6, 100, None, 9).n_threads == 9
+        assert _plan.make_plan(10**6, 100, None, None).n_threads == 2
+        assert _plan.make_plan(10, 100, None, 9).n_threads == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("4,2", 4), (" 3 ", 3), ("0", 11), ("-1", 11), ("many", 11), ("", 11), ("²", 11), ("2 ,1", 2)],
+)
+def test_openmps_variable_is_a_list_and_bad_values_are_passed_over(
+    monkeypatch: pytest.MonkeyPatch, value: str, expected: int
+) -> None:
+    monkeypatch.setattr(_threads, "machine_threads", lambda: 11)
+    monkeypatch.delenv("FASTXENT_NUM_THREADS", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    assert fastxent.get_num_threads() == expected
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", "4,2", "²", "9" * 5000, "99999999999"])
+def test_a_bad_value_of_our_own_variable_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("FASTXENT_NUM_THREADS", value)
+    with pytest.raises(ValueError, match=r"FASTXENT_NUM_THREADS=.*at least 1, or unset it"):
+        fastxent.get_num_threads()
+
+
+@pytest.mark.parametrize(
+    ("value", "error"), [(0, ValueError), (-1, ValueError), (2**31, ValueError), (1.0, TypeError)]
+)
+def test_bad_numbers_of_threads_are_refused_everywhere(value: Any, error: type[Exception]) -> None:
+    before = fastxent.get_num_threads()
+    with pytest.raises(error, match="n_threads"):
+        fastxent.set_num_threads(value)
+    with pytest.raises(error, match="n_threads"), fastxent.threads(value):
+        pass
+    assert fastxent.get_num_threads() == before
+
+
+def test_numpy_integers_are_numbers_of_threads() -> None:
+    fastxent.set_num_threads(np.int64(3))  # type: ignore[arg-type]
+    assert fastxent.get_num_threads() == 3
+    assert type(fastxent.get_num_threads()) is int
+
+
+def test_threads_holds_for_its_own_thread_only() -> None:
+    fastxent.set_num_threads(5)
+    seen: list[int] = []
+    with fastxent.threads(2):
+        other = threading.Thread(target=lambda: seen.append(fastxent.get_num_threads()))
+        other.start()
+        other.join()
+        assert fastxent.get_num_threads() == 2
+    assert seen == [5]
+
+
+def test_threads_is_undone_by_an_exception() -> None:
+    fastxent.set_num_threads(5)
+    with pytest.raises(KeyError), fastxent.threads(2):
+        raise KeyError
+    assert fastxent.get_num_threads() == 5
+
+
+def test_affinity_limits_the_default() -> None:
+    code = (
+        "import os, fastxent\n"
+        "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        "print(fastxent.get_num_threads())\n"
+    )
+    names = ("FASTXENT_NUM_THREADS", "OMP_NUM_THREADS")
+    env = {name: value for name, value in os.environ.items() if name not in names}
+    assert run_python(code, env=env).stdout == "1\n"
+
+
+@pytest.mark.parametrize(
+    ("quota", "expected"), [(math.inf, 8), (3.0, 3), (2.5, 3), (0.1, 1), (64.0, 8)]
+)
+def test_the_quota_limits_the_default(
+    monkeypatch: pytest.MonkeyPatch, quota: float, expected: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    monkeypatch.setattr(_threads, "cgroup_quota", lambda *paths: quota)
+    assert _threads.machine_threads() == expected
+
+
+def quota_of(folder: Path, membership: str, files: dict[str, str]) -> float:
+    (folder / "membership").write_text(membership)
+    for name, text in files.items():
+        path = folder / "mounted" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return _threads.cgroup_quota(folder / "membership", folder / "mounted")
+
+
+@pytest.mark.parametrize(
+    ("membership", "files", "expected"),
+    [
+        ("0::/\n", {"cpu.max": "150000 100000\n"}, 1.5),
+        ("0::/\n", {"cpu.max": "max 100000\n"}, math.inf),
+        ("0::/a/b\n", {"a/b/cpu.max": "400000 100000\n"}, 4.0),
+        (
+            "0::/a/b\n",
+            {"a/b/cpu.max": "400000 100000\n", "a/cpu.max": "200000 100000\n"},
+            2.0,
+        ),
+        (
+            "0::/a/b\n",
+            {"a/b/cpu.max": "100000 100000\n", "a/cpu.max": "max 100000\n"},
+            1.0,
+        ),
+        ("0::/the/hosts/path\n", {"cpu.max": "300000 100000\n"}, 3.0),
+        ("0::/../outside\n", {"cpu.max": "300000 100000\n"}, 3.0),
+        ("0::/a:b\n", {"a:b/cpu.max": "50000 100000\n"}, 0.5),
+        ("0::/\n", {"cpu.max": "\n"}, math.inf),
+        ("0::/\n", {"cpu.max": "100000 0\n"}, math.inf),
+        ("", {"cpu.max": "100000 100000\n"}, math.inf),
+        (
+            "5:cpu,cpuacct:/x\n3:memory:/y\n",
+            {
+                "cpu,cpuacct/x/cpu.cfs_quota_us": "250000\n",
+                "cpu,cpuacct/x/cpu.cfs_period_us": "100000\n",
+            },
+            2.5,
+        ),
+        (
+            "5:cpuacct,cpu:/x\n",
+            {"cpu/x/cpu.cfs_quota_us": "70000\n", "cpu/x/cpu.cfs_period_us": "35000\n"},
+            2.0,
+        ),
+        (
+            "5:cpu:/x/y\n",
+            {
+                "cpu/x/y/cpu.cfs_quota_us": "-1\n",
+                "cpu/x/y/cpu.cfs_period_us": "100000\n",
+                "cpu/x/cpu.cfs_quota_us": "300000\n",
+                "cpu/x/cpu.cfs_period_us": "100000\n",
+            },
+            3.0,
+        ),
+        (
+            "5:cpuset:/x\n",
+            {"cpuset/x/cpu.cfs_quota_us": "100000\n", "cpuset/x/cpu.cfs_period_us": "100000\n"},
+            math.inf,
+        ),
+    ],
+)
+def test_the_quota_is_read_from_every_group_around_the_process(
+    tmp_path: Path, membership: str, files: dict[str, str], expected: float
+) -> None:
+    assert quota_of(tmp_path, membership, files) == expected
+
+
+def test_without_control_groups_there_is_no_quota(tmp_path: Path) -> None:
+    assert _threads.cgroup_quota(tmp_path / "missing", tmp_path) == math.inf

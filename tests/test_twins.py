@@ -1,0 +1,99 @@
+"""The twins mirror each other: the same functions, in the same order, with the same parameters."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+from fastxent.backends import context, cython_kernels
+
+ROOT = Path(__file__).parent.parent
+PARAMETER = re.compile(r"(\w+)$")
+
+
+def cython_functions() -> list[tuple[str, tuple[str, ...]]]:
+    source = (ROOT / "csrc_pyx" / "kernels.pyx").read_text()
+    found = []
+    for name, parameters in re.findall(
+        r"^cdef [^=:\n(]*?(\w+)\(([^)]*)\) noexcept nogil:", source, re.M
+    ):
+        names = [PARAMETER.search(text.strip()) for text in parameters.split(",") if text.strip()]
+        found.append((name, tuple(match[1] for match in names if match)))
+    return found
+
+
+def numba_functions() -> list[tuple[str, tuple[str, ...]]]:
+    tree = ast.parse((ROOT / "fastxent" / "backends" / "numba_kernels.py").read_text())
+    (maker,) = (
+        node
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef) and node.name == "make_kernels"
+    )
+    return [
+        (node.name, tuple(argument.arg for argument in node.args.args))
+        for node in maker.body
+        if isinstance(node, ast.FunctionDef)
+    ]
+
+
+def test_the_twins_have_the_same_functions_in_the_same_order() -> None:
+    names = [name for name, _ in cython_functions()]
+    assert len(names) >= 15
+    assert names == [name for name, _ in numba_functions()]
+
+
+def test_the_twins_functions_have_the_same_parameters() -> None:
+    assert cython_functions() == numba_functions()
+
+
+def comments(path: Path, start: str) -> list[str]:
+    source = path.read_text()
+    body = source[source.index(start) :]
+    lines = re.findall(r"^ *# (.*)$", body, re.M)
+    return " ".join(line for line in lines if not line.startswith("fmt:")).split()
+
+
+def test_the_twins_have_the_same_comments() -> None:
+    assert comments(ROOT / "csrc_pyx" / "kernels.pyx", "State empty_state()") == comments(
+        ROOT / "fastxent" / "backends" / "numba_kernels.py", "def empty_state()"
+    )
+
+
+def context_fields() -> list[tuple[str, str]]:
+    source = (ROOT / "csrc_pyx" / "context.h").read_text()
+    body = source[source.index("typedef struct {") : source.index("} Context;")]
+    fields = re.findall(r"^  ([\w ]+?[ *]+)(\w+);", body, re.M)
+    return [(name, "d" if kind.strip() == "double" else "q") for kind, name in fields]
+
+
+def test_the_context_has_the_same_fields_in_c_and_in_python() -> None:
+    assert context_fields() == list(context.FIELDS)
+
+
+def test_the_context_has_the_same_fields_in_the_cython_declaration() -> None:
+    source = (ROOT / "csrc_pyx" / "primitives.pxd").read_text()
+    body = source[source.index("struct Context:") : source.index('cdef extern from "primitives.h"')]
+    names = re.findall(r"^        [\w ]+?[ *]+(\w+)$", body, re.M)
+    assert names == [name for name, _ in context.FIELDS]
+
+
+def test_the_context_has_the_same_size_everywhere() -> None:
+    assert cython_kernels.driver is not None
+    assert cython_kernels.driver.CONTEXT_SIZE == context.CONTEXT_SIZE
+    assert context.CONTEXT_DTYPE.itemsize == context.CONTEXT_SIZE
+    assert len(context.Context(n_classes=1).pack()) == context.CONTEXT_SIZE
+    assert 8 * len(context.FIELDS) == context.CONTEXT_SIZE
+
+
+def test_the_numbers_of_elements_targets_and_outputs_are_the_same() -> None:
+    headers = (ROOT / "csrc_pyx" / "primitives.h").read_text()
+    headers += (ROOT / "csrc_pyx" / "kernels.pyx").read_text()
+    names = [
+        name
+        for name in vars(context)
+        if name.startswith(("TARGET_", "OUTPUT_")) or name in ("BFLOAT16", "FLOAT16")
+    ]
+    assert len(names) == 8
+    for name in (*names, "FLOAT32", "FLOAT64"):
+        assert re.search(rf"\b{name} = {getattr(context, name)}\b", headers), name
