@@ -41,7 +41,7 @@ from .context import (
     TARGET_LABELS,
     TARGET_PROBS,
 )
-from .numba_primitives import BLOCK, BlockTarget, make_primitives
+from .numba_primitives import BLOCK, OPTIONS, BlockTarget, make_primitives
 from .numba_vectors import fma, pointer_at, stack_buffer
 
 INFINITY = math.inf
@@ -95,8 +95,8 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
 
     block_buffer = stack_buffer(BLOCK)
     lanes_buffer = stack_buffer(16)
-    inlined = njit(forceinline=True, error_model="numpy")
-    compiled = njit(error_model="numpy")
+    inlined = njit(forceinline=True, **OPTIONS)
+    compiled = njit(**OPTIONS)
 
     @inlined
     def empty_state():
