@@ -17,6 +17,6 @@ if (_root / "csrc_pyx" / "meson.build").is_file() and (
 ):
     raise ImportError(
         f"{_root / 'fastxent'} is the source folder of fastxent, not an installation: start "
-        "Python in another folder, use the commands `fastxent` and `pytest` instead of "
-        "`python -m`, or make an editable install (CONTRIBUTING.md)"
+        "Python in another folder (the commands `fastxent` and `pytest` work in this one), or "
+        "make an editable install (CONTRIBUTING.md)"
     )

@@ -38,10 +38,13 @@ def make_target(
     if array.dtype.kind in "iu":
         return array, label_target(array, logits, axis, rows, plan, ignored)
     if array.dtype.kind == "b":
-        raise TypeError(
-            "labels are booleans; pass class indices (for two classes labels.astype(np.int64)) "
-            "or probabilities as floats"
+        advice = (
+            "as probabilities they must be floats: labels.astype(np.float32)"
+            if array.shape == logits.shape
+            else "pass class indices (for two classes labels.astype(np.int64)) or probabilities "
+            "as floats"
         )
+        raise TypeError(f"labels are booleans; {advice}")
     if array.dtype.kind not in "fV":
         raise TypeError(
             f"labels must be integers (class indices) or floats (probabilities), "
@@ -49,8 +52,8 @@ def make_target(
         )
     if ignored is not None:
         raise ValueError(
-            "ignore_index goes with integer labels; a row of probabilities is left out by "
-            "setting it to zeros"
+            "ignore_index goes with integer labels; a row of probabilities that are all 0 has loss "
+            "and gradient 0, but counts in a mean: use reduction='sum' and divide yourself"
         )
     return array, probs_target(array, logits, axis, rows, plan)
 
@@ -69,11 +72,7 @@ def label_target(
     """One class a row."""
     expected = logits.shape[:axis] + logits.shape[axis + 1 :]
     if labels.shape != expected:
-        advice = (
-            "; as probabilities they must be floats: labels.astype(np.float32)"
-            if labels.shape == logits.shape
-            else ""
-        )
+        advice = _shape_advice(labels, logits, expected)
         raise ValueError(
             f"integer labels of shape {labels.shape} do not fit logits of shape {logits.shape} "
             f"with classes along axis {axis}: they must have shape {expected}{advice}"
@@ -85,8 +84,8 @@ def label_target(
         found = int(labels[position])
         where = f"[{', '.join(str(int(k)) for k in position)}]" if position else ""
         advice = (
-            "; pass ignore_index=-100 to leave such rows out"
-            if found == -100 and ignore_index is None
+            f"; pass ignore_index={found} to leave such rows out"
+            if found < 0 and ignore_index is None
             else ""
         )
         raise ValueError(
@@ -94,6 +93,18 @@ def label_target(
             f"(0 to {rows.n_classes - 1}){advice}"
         )
     return Target(labels=flat, ignore_index=ignored, n_kept=n_kept)
+
+
+def _shape_advice(labels: Array, logits: Array, expected: tuple[int, ...]) -> str:
+    """What would make integer labels of the wrong shape fit, if something obvious would."""
+    if labels.shape == logits.shape:
+        return "; as probabilities they must be floats: labels.astype(np.float32)"
+    if labels.size and tuple(n for n in labels.shape if n != 1) == expected:
+        return f"; labels.reshape({expected}) would"
+    for axis in range(logits.ndim):
+        if labels.shape == logits.shape[:axis] + logits.shape[axis + 1 :]:
+            return f"; they fit with axis={axis}"
+    return ""
 
 
 def probs_target(labels: Array, logits: Array, axis: int, rows: Rows, plan: Plan) -> Target:

@@ -56,8 +56,15 @@ class Rows:
 
 def as_array(value: object, name: str) -> Array:
     """`value` as a NumPy array, without a copy where it offers one of the array protocols."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name} is a masked array, whose mask would be lost; fill it: logits.filled(-np.inf) "
+            "masks classes, labels.filled(-100) with ignore_index=-100 leaves rows out"
+        )
     if isinstance(value, np.ndarray):
-        return value
+        return np.asarray(value)  # a subclass may index and reshape by rules of its own
+    if value is None:
+        raise TypeError(f"{name} is None; pass an array")
     # __array__ first: a tensor that cannot be exported says why in its own words.
     protocols: tuple[tuple[str, Callable[[Any], Array]], ...] = (
         ("__array__", np.asarray),
@@ -88,8 +95,9 @@ def element_of(array: Array, name: str) -> int:
     if element is None:
         element = _ELEMENTS.get(array.dtype.name)
     if element is None:
+        wanted = "np.float64" if array.dtype.kind == "f" else "np.float32"
         advice = (
-            f"convert them with {name}.astype(np.float32)"
+            f"convert them with np.asarray({name}, {wanted})"
             if array.dtype.kind in "iufb"
             else "pass real numbers"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -36,17 +37,20 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, Any] |
         except PackageNotFoundError:
             return "not installed"
 
-    variables = ("FASTXENT_ISA", "FASTXENT_NUM_THREADS", "OMP_NUM_THREADS")
+    variables = ("FASTXENT_BACKEND", "FASTXENT_ISA", "FASTXENT_NUM_THREADS", "OMP_NUM_THREADS")
     config: dict[str, Any] = {
         "versions": {
             "fastxent": version_of("fastxent"),
             "numpy": np.__version__,
             "numba": version_of("numba"),
+            "scipy": version_of("scipy"),
+            "ml_dtypes": version_of("ml_dtypes"),
         },
         "python": {
             "version": platform.python_version(),
             "machine": platform.machine(),
             "system": platform.system(),
+            "fastxent is in": str(Path(__file__).parent),
         },
         "backends": {
             "available": list(backends.available_backends()),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -44,7 +44,8 @@ def cross_entropy(
     axis : int
         The class axis of `logits`.
     ignore_index : int, optional
-        Rows with this label add nothing, whatever their logits. By default none does.
+        Rows with this label add nothing, whatever their logits. By default none does (PyTorch
+        ignores -100). Rows of probabilities that are all 0 add nothing either.
     reduction : {"mean", "sum", "none"}
         "none": a loss for every row. "sum": their sum. "mean": the sum divided by the number of
         rows that are not ignored (integer labels) or of all rows (probabilities); NaN where
@@ -138,7 +139,8 @@ def cross_entropy_with_grad(
 
     Notes
     -----
-    Beside the gradient itself it needs memory for a few numbers a row only. At the label,
+    Beside the gradient itself it needs memory for a few numbers a row only, as long as the classes
+    lie along the last axis in native byte order; otherwise the logits are copied. At the label,
     p_y - 1 is computed as minus the sum of the other probabilities. A row whose loss is NaN has
     a NaN gradient; a label on a class masked by -inf has an infinite loss and a finite gradient.
 
@@ -216,9 +218,10 @@ def softmax_cross_entropy_with_logits(
     """
     array, class_axis, rows = logits_rows(logits, axis)
     plan = make_plan(rows.n_rows, rows.n_classes, backend, n_threads)
-    target = probs_target(
-        _labels_of_kind(labels, "fV", "probabilities as floats"), array, class_axis, rows, plan
+    floats = _labels_of_kind(
+        labels, "fV", "probabilities as floats; for class indices there is sparse_" + _NAME
     )
+    target = probs_target(floats, array, class_axis, rows, plan)
     losses = np.empty(rows.n_rows)
     backends.evaluate(plan, rows, target, losses)
     result: Array = reduce(plan, losses, "none", target.n_kept, array, class_axis)
@@ -262,22 +265,21 @@ def sparse_softmax_cross_entropy_with_logits(
     """
     array, class_axis, rows = logits_rows(logits, -1)
     plan = make_plan(rows.n_rows, rows.n_classes, backend, n_threads)
-    target = label_target(
-        _labels_of_kind(labels, "iu", "class indices as integers"),
-        array,
-        class_axis,
-        rows,
-        plan,
-        None,
+    integers = _labels_of_kind(
+        labels, "iu", "class indices as integers; for probabilities there is " + _NAME
     )
+    target = label_target(integers, array, class_axis, rows, plan, None)
     losses = np.empty(rows.n_rows)
     backends.evaluate(plan, rows, target, losses)
     result: Array = reduce(plan, losses, "none", target.n_kept, array, class_axis)
     return result
 
 
+_NAME: Final = "softmax_cross_entropy_with_logits"
+
+
 def _labels_of_kind(labels: object, kinds: str, wanted: str) -> Array:
     array = as_labels(labels)
     if array.dtype.kind not in kinds:
-        raise TypeError(f"labels must be {wanted}, not {array.dtype.name}")
+        raise TypeError(f"labels are {array.dtype.name}, but must be {wanted}")
     return array

@@ -115,7 +115,7 @@ def logsumexp(
     -------
     numpy.ndarray of `logits`' shape without the axis
         float64 for float64 logits, float32 otherwise. -inf for a row of -inf alone, +inf for
-        one that holds +inf, NaN for one that holds NaN, as SciPy's function of this name.
+        one that holds +inf, NaN for one that holds NaN: what SciPy gives with axis=-1.
 
     Raises
     ------

@@ -32,13 +32,32 @@ class Case(NamedTuple):
 
 CASES: dict[str, Case] = {
     "integer logits": Case(
-        TypeError, ("logits", "float32", "int64", "logits.astype(np.float32)"), np.ones((4, 5), int)
+        TypeError,
+        ("logits", "float32", "int64", "np.asarray(logits, np.float32)"),
+        np.ones((4, 5), int),
     ),
-    "boolean logits": Case(TypeError, ("logits", "bool", "astype"), np.ones((4, 5), bool)),
+    "boolean logits": Case(TypeError, ("logits", "bool", "np.asarray"), np.ones((4, 5), bool)),
+    "wide logits": Case(
+        TypeError,
+        ("logits", np.dtype(np.longdouble).name, "np.float64"),
+        np.ones((4, 5), np.longdouble),
+    ),
+    "masked logits": Case(
+        TypeError, ("logits", "masked", "filled"), np.ma.masked_greater(LOGITS, 0)
+    ),
+    "masked labels": Case(
+        TypeError, ("labels", "masked", "filled"), labels=np.ma.masked_equal(LABELS, 0)
+    ),
+    "boolean probabilities": Case(
+        TypeError, ("labels", "boolean", "labels.astype(np.float32)"), labels=LOGITS > 0
+    ),
+    "labels of another axis": Case(
+        ValueError, ("labels", "(5,)", "(4,)", "axis=0"), labels=np.zeros(5, int)
+    ),
     "complex logits": Case(TypeError, ("logits", "complex128", "real"), np.ones((4, 5), complex)),
     "text logits": Case(TypeError, ("logits", "str"), np.full((4, 5), "1")),
     "object logits": Case(TypeError, ("logits", "object"), np.full((4, 5), None)),
-    "no logits": Case(TypeError, ("logits", "object"), None),
+    "no logits": Case(TypeError, ("logits is None",), None),
     "float8 logits": Case(
         TypeError, ("logits", "float8_e4m3fn"), np.ones((4, 5), ml_dtypes.float8_e4m3fn)
     ),
@@ -64,7 +83,9 @@ CASES: dict[str, Case] = {
     "labels with the class axis": Case(
         ValueError, ("labels", "(4, 5)", "labels.astype(np.float32)"), labels=np.ones((4, 5), int)
     ),
-    "labels as a column": Case(ValueError, ("labels", "(4, 1)", "(4,)"), labels=LABELS[:, None]),
+    "labels as a column": Case(
+        ValueError, ("labels", "(4, 1)", "(4,)", "labels.reshape((4,))"), labels=LABELS[:, None]
+    ),
     "float class indices": Case(
         ValueError,
         ("labels", "floats", "(4,)", "(4, 5)", "labels.astype(np.int64)"),
@@ -77,7 +98,7 @@ CASES: dict[str, Case] = {
         ValueError, ("labels[2] is 5", "5 classes", "0 to 4"), labels=with_value(LABELS, 2, 5)
     ),
     "the first bad row is named": Case(
-        ValueError, ("labels[1] is -1", "0 to 4"), labels=np.array([0, -1, 7, 2])
+        ValueError, ("labels[1] is -1", "0 to 4", "ignore_index=-1"), labels=np.array([0, -1, 7, 2])
     ),
     "label -100": Case(
         ValueError, ("labels[3] is -100", "ignore_index=-100"), labels=with_value(LABELS, 3, -100)

@@ -126,3 +126,20 @@ def test_show_config_prints_what_it_returns(capsys: pytest.CaptureFixture[str]) 
     assert config["backends"]["available"] == list(fastxent.available_backends())
     with pytest.raises(ValueError, match="mode must be"):
         fastxent.show_config(mode="json")  # type: ignore[arg-type]
+
+
+def test_the_environment_may_choose_the_backend() -> None:
+    result = run_python(
+        "import fastxent; print(fastxent.get_backend())",
+        env={**os.environ, "FASTXENT_BACKEND": "numba"},
+    )
+    assert result.stdout.strip() == "numba"
+
+
+def test_a_backend_of_the_environment_that_does_not_exist_is_an_error() -> None:
+    result = run_python(
+        "import fastxent\ntry:\n    fastxent.get_backend()\nexcept ValueError as e:\n    print(e)",
+        env={**os.environ, "FASTXENT_BACKEND": "nump"},
+    )
+    assert "FASTXENT_BACKEND='nump'" in result.stdout
+    assert "'cython', 'numba'" in result.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
@@ -60,7 +61,9 @@ def _is_available(name: str) -> bool:
 
 
 def set_backend(name: str | None) -> None:
-    """Use a backend for every call of this process that does not name one; None: the default.
+    """Use a backend for every call of this process that does not name one.
+
+    None goes back to what FASTXENT_BACKEND says, or else to the best there is.
 
     Raises ValueError for a name that is not in `available_backends()`.
 
@@ -81,11 +84,18 @@ def get_backend() -> str:
     >>> fastxent.get_backend() in fastxent.available_backends()
     True
     """
-    if _default is not None:
-        return _default
-    if cython_kernels.is_available():
-        return "cython"
-    return check_backend("numba")
+    return _default or _default_of_process()
+
+
+@cache
+def _default_of_process() -> str:
+    name = os.environ.get("FASTXENT_BACKEND", "").strip()
+    if name:
+        try:
+            return check_backend(name)
+        except ValueError as error:
+            raise ValueError(f"FASTXENT_BACKEND={name!r} cannot be used: {error}") from None
+    return "cython" if cython_kernels.is_available() else check_backend("numba")
 
 
 def check_backend(name: object) -> str:

@@ -12,9 +12,8 @@ A row is read block by block. Every block folds into one small state,
     target_dot  sum_j t_j * (m - x_j)                            (probabilities only)
     mass        sum_j t_j                                        (probabilities only)
 
-and, beside each of the last three, what rounding has lost of it so far,
-
-from which loss and gradient follow without a difference of nearly equal numbers:
+together with what rounding has lost of each of the last three sums. Loss and gradient follow from
+it without a difference of nearly equal numbers:
 
     loss       = sum_j t_j * (m - x_j) + mass * log(sum_exp)
     gradient_j = mass * exp(x_j - m) / sum_exp - t_j
@@ -258,8 +257,12 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
 
     @inlined
     def label_logit(context, i):
+        # NaN for a label that is no class: it was one when the call checked it, and the array may
+        # have been written to since.
         element = context.logits_element
         label = pointer_at(context.labels, 0)[i]
+        if label < 0 or label >= context.n_classes:
+            return NAN
         return load_element(
             context.logits + i * context.logits_stride + label * element_size(element), element
         )
