@@ -49,7 +49,7 @@ static Job *spare_jobs;
 static int n_workers;
 static int n_sleeping;
 static _Atomic unsigned posted;  /* changes with every job, for workers that spin */
-static _Atomic int paused;
+static _Atomic int paused;       /* how many threads are about to fork */
 static _Atomic int in_flight;    /* workers inside a chunk */
 
 static int64_t now(void) {
@@ -69,7 +69,7 @@ static inline void relax(void) {
 /* ---- fork ------------------------------------------------------------------------------------- */
 
 static void before_fork(void) {
-  atomic_store(&paused, 1);
+  atomic_fetch_add(&paused, 1);
   while (atomic_load(&in_flight) != 0) {
     const struct timespec moment = {0, 20000};
     nanosleep(&moment, NULL);
@@ -78,7 +78,7 @@ static void before_fork(void) {
 }
 
 static void after_fork_in_parent(void) {
-  atomic_store(&paused, 0);
+  atomic_fetch_sub(&paused, 1);
   pthread_cond_broadcast(&work_posted);
   pthread_mutex_unlock(&lock);
 }

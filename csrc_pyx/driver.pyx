@@ -26,6 +26,9 @@ cdef extern from "cpu.h" nogil:
     int cpu_runs(const char* instruction_set)
 
 
+cdef int64_t MOST_ITEMS = <int64_t>1 << 62
+
+
 cdef int interrupted() noexcept with gil:
     # A pending Ctrl-C becomes a KeyboardInterrupt here; it stays set until run() returns.
     return PyErr_CheckSignals()
@@ -48,6 +51,9 @@ def run(
         raise ValueError("the kernel or its context does not fit this build of fastxent")
     if n_items < 0 or chunk < 1 or n_threads < 1:
         raise ValueError("n_items must not be negative; chunk and n_threads must be at least 1")
+    # Every thread asks for one chunk more than there are, and their sum must not wrap around.
+    if n_items > MOST_ITEMS or chunk > MOST_ITEMS // (<int64_t>n_threads + 1):
+        raise ValueError("n_items or chunk is too large to be counted")
     with nogil:
         answer = driver_run(<Kernel>kernel, fields, n_items, chunk, n_threads, interrupted)
     raise_pending(answer)

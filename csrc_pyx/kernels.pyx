@@ -20,7 +20,7 @@ it without a difference of nearly equal numbers:
     gradient_j = mass * exp(x_j - m) / sum_exp - t_j
 """
 
-from libc.math cimport INFINITY, NAN, exp, fma, ldexp, log, log1p
+from libc.math cimport INFINITY, NAN, exp, fma, frexp, ldexp, log, log1p
 from libc.stdint cimport int64_t, uintptr_t
 
 from primitives cimport (
@@ -290,17 +290,18 @@ cdef void write_output(
     cdef int64_t element = context.logits_element
     cdef Reference reference = reference_at(state.maximum)
     cdef double others = others_share(state)
-    cdef double mass = state.mass if context.target == TARGET_PROBS else 1.0
-    cdef double scale = context.output_scale * softmax_scale(
-        state, reference.factor, mass, state.mass_lost
-    )
-    cdef double value
-    cdef int exponent = balancing_exponent(scale)
+    cdef double mass, mass_lost, scale, value
+    cdef int exponent, shift
     if context.target == TARGET_PROBS and state.mass == 0.0:
         write_zeros(context, i, start, stop)
         return
-    reference = shift_exponent(reference, exponent)
-    scale = ldexp(scale, exponent)
+    # The mass as mass * 2^exponent: times the factor a tiny one would be subnormal.
+    mass = frexp(state.mass if context.target == TARGET_PROBS else 1.0, &exponent)
+    mass_lost = ldexp(state.mass_lost, -exponent)
+    scale = context.output_scale * softmax_scale(state, reference.factor, mass, mass_lost)
+    shift = balancing_exponent(scale, exponent)
+    reference = shift_exponent(reference, shift)
+    scale = ldexp(scale, exponent + shift)
     j = start
     while j < stop:
         n = min(<int64_t>BLOCK, stop - j)

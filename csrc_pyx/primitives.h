@@ -80,15 +80,17 @@ static inline Reference reference_at(double maximum) {
   return reference;
 }
 
-/* The power of two to multiply a scale by so that `real` holds it with all its digits: 0 unless the
- * scale is far from SPARE_FACTOR, as tiny or huge target masses make it. */
-static inline int balancing_exponent(double scale) {
-  int exponent;
-  frexp(scale, &exponent);
-  const int distance = -SPARE_EXPONENT - exponent;
-  const int widest = SPARE_EXPONENT - 4;
-  if (!(fabs(scale) > 0.0) || fabs(scale) > 0x1p1000 || abs(distance) <= SPARE_EXPONENT / 2) return 0;
-  return distance > widest ? widest : distance < -widest ? -widest : distance;
+/* The power of two to multiply scale * 2^exponent by so that `real` holds it with all its digits: 0
+ * unless it is far from SPARE_FACTOR, as tiny or huge target masses make it. The limits keep every
+ * power of two that a reference shifted by it can give within the normal range. */
+static inline int balancing_exponent(double scale, int exponent) {
+  const int most = SPARE_EXPONENT + EXPONENT_OFFSET - 8, least = -(SPARE_EXPONENT - 4);
+  int own = 0;
+  if (!(fabs(scale) > 0.0 && fabs(scale) < (double)INFINITY)) return 0;
+  frexp(scale, &own);
+  const int distance = -SPARE_EXPONENT - (own + exponent);
+  if (abs(distance) <= SPARE_EXPONENT / 2) return 0;
+  return distance > most ? most : distance < least ? least : distance;
 }
 
 /* The same reference for powers of two that are 2^exponent smaller. */

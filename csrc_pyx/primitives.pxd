@@ -45,7 +45,7 @@ cdef extern from "primitives.h" nogil:
     real* output_block(char* destination, int64_t element, real* buffer)
     void store_block(const real* block, int64_t n, char* destination, int64_t element)
     Reference reference_at(double maximum)
-    int balancing_exponent(double scale)
+    int balancing_exponent(double scale, int exponent)
     Reference shift_exponent(Reference reference, int exponent)
     double block_maximum(const real* logits, int64_t n)
     BlockSum block_sum(const real* logits, int64_t n, Reference reference)

@@ -136,6 +136,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    # A finite float64 loss beyond float32's range is +inf as float32, which NumPy warns of.
-    with np.errstate(over="ignore"):
-        sys.exit(main())
+    sys.exit(main())

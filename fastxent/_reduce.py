@@ -15,7 +15,7 @@ REDUCTIONS: Final = ("none", "sum", "mean")
 
 
 def check_reduction(reduction: object) -> None:
-    if reduction not in REDUCTIONS:
+    if not isinstance(reduction, str) or reduction not in REDUCTIONS:
         choices = ", ".join(map(repr, REDUCTIONS))
         raise ValueError(f"reduction must be one of {choices}, not {reduction!r}")
 

@@ -143,6 +143,8 @@ def _check_ignore_index(ignore_index: object) -> int | None:
         return None
     try:
         index = operator.index(ignore_index)  # type: ignore[arg-type]
+        if isinstance(ignore_index, bool):
+            raise TypeError
     except TypeError:
         raise TypeError(f"ignore_index must be an integer or None, not {ignore_index!r}") from None
     return index

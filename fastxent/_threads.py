@@ -30,7 +30,7 @@ def check_num_threads(n_threads: object) -> int:
     if isinstance(n_threads, bool):
         raise TypeError(f"n_threads must be an integer, not {n_threads!r}")
     if not 1 <= number <= _MOST:
-        raise ValueError(f"n_threads must be at least 1, not {number}")
+        raise ValueError(f"n_threads must be at least 1 (and at most {_MOST}), not {number}")
     return number
 
 

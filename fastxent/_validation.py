@@ -112,6 +112,8 @@ def normalise_axis(axis: object, ndim: int) -> int:
     """`axis` counted from 0; an error where `logits` has no such axis."""
     try:
         index = operator.index(axis)  # type: ignore[arg-type]
+        if isinstance(axis, bool):
+            raise TypeError
     except TypeError:
         raise TypeError(
             f"axis must be an integer, not {axis!r}; it names the class axis of logits"
@@ -158,8 +160,8 @@ def check_out(out: object, logits: Array, others: dict[str, Array]) -> Array:
 
     `out` may be `logits` itself, or an array on exactly the same memory.
     """
-    if not isinstance(out, np.ndarray):
-        raise TypeError(f"out must be a NumPy array, not {type(out).__name__}")
+    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
+        raise TypeError(f"out must be a plain NumPy array, not {type(out).__name__}")
     if out.shape != logits.shape:
         raise ValueError(f"out has shape {out.shape}; it must have that of logits, {logits.shape}")
     if out.dtype != logits.dtype:
@@ -212,11 +214,11 @@ class Destination:
         # Axes keep their order in memory, whatever the strides of logits.
         self._array = np.empty(logits.shape, logits.dtype) if out is None else out
         self._axis = axis
-        self.rows = as_rows(self._array, axis, element)
+        self.rows = as_rows(np.asarray(self._array), axis, element)
 
     def result(self) -> Array:
         """The array asked for, filled: a copy only where its rows are not contiguous."""
         if not np.may_share_memory(self.rows.array, self._array):
-            moved = np.moveaxis(self._array, self._axis, -1)
+            moved = np.moveaxis(np.asarray(self._array), self._axis, -1)
             moved[...] = self.rows.array.reshape(moved.shape)
         return self._array

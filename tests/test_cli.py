@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fastxent.verify import bounds, selection
 from fastxent.verify.cases import CASES
@@ -16,10 +18,12 @@ from fastxent.cli import main
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
-    with pytest.raises(SystemExit) as stopped:
+    status: object = 0
+    try:
         main(arguments)
+    except SystemExit as stopped:
+        status = stopped.code
     captured = capsys.readouterr()
-    status = stopped.value.code
     return (status if isinstance(status, int) else 0), captured.out + captured.err
 
 
@@ -31,9 +35,47 @@ def test_verify_prints_a_table_and_ends_with_0(capsys: pytest.CaptureFixture[str
     assert status == 0
     line = next(line for line in text.splitlines() if "forty_zero" in line)
     assert line.split()[:3] == ["forty_zero", "cython", "float32"]
-    assert line.split()[-3:] == ["extended", "same", "ok"]
-    assert "with 1 and 2 thread(s), seed 3" in text
+    assert line.split()[-2:] == ["extended", "ok"]
+    assert re.search(r"^float32: losses within 0\.\d\d, gradients within 0\.\d\d ULP$", text, re.M)
+    assert "1 check of 1 case with 1 and 2 threads, seed 3" in text
     assert text.rstrip().endswith("all within bounds")
+
+
+TWO_CASES = ("verify", "--backend", "cython", "--case", "forty_zero", "--case", "softmax")
+
+
+def test_the_table_shows_the_worst_dtype_and_with_all_every_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    dtypes = ("float32", "float64", "float16", "bfloat16")
+
+    def dtypes_in_table(text: str) -> list[str]:
+        rows = [line.split() for line in text.splitlines() if line.endswith("  ok")]
+        return [word for row in rows for word in row if word in dtypes]
+
+    _, text = run(capsys, *TWO_CASES, "--all")
+    assert dtypes_in_table(text) == [*dtypes, *dtypes]
+    assert "--all" not in text
+    _, text = run(capsys, *TWO_CASES)
+    assert dtypes_in_table(text) == ["bfloat16", "float64"], "nearest to their bounds"
+    assert "8 checks of 2 cases" in text
+    assert "--all shows every dtype" in text
+    assert all(f"\n{dtype}: losses within" in text for dtype in dtypes)
+    assert "functions within" in text
+
+
+def test_the_table_fits_80_columns_and_breaks_no_name(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    name = max((case.name for case in CASES), key=len)
+    case = ("--case", name, "--backend", "cython", "--dtype", "float32")
+    _, text = run(capsys, "verify", *case)
+    assert name in text.splitlines()
+    assert max(map(len, text.splitlines())) <= 80
+    monkeypatch.setenv("COLUMNS", "120")
+    _, text = run(capsys, "verify", *case)
+    assert any(line.startswith(f"{name}  cython ") for line in text.splitlines())
 
 
 def _without_gradient_at_label(backend: str) -> Implementation:
@@ -79,6 +121,37 @@ def test_a_bound_of_nothing_is_broken_by_rounding(
     assert "BREACH forty_zero: loss error" in text
 
 
+def test_every_dtype_that_failed_is_in_the_table(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(selection, "backend_implementation", _without_gradient_at_label)
+    status, text = run(capsys, *ONE_CASE[:-2], "--dtype", "float32", "--dtype", "float64")
+    assert status == 1
+    rows = [line.split() for line in text.splitlines() if line.endswith("  BREACH")]
+    assert [row[-8] for row in rows] == ["float32", "float64"]
+    assert "2 with a breach" in text
+
+
+def _other_with_two_threads(backend: str) -> Implementation:
+    real = backend_implementation(backend)
+
+    def with_grad(logits, labels, n_threads, **options):  # type: ignore[no-untyped-def]
+        losses, gradient = real.with_grad(logits, labels, **options)
+        return (np.nextafter(losses, losses.dtype.type(9)) if n_threads > 1 else losses), gradient
+
+    return Implementation(backend, with_grad, options=real.options)
+
+
+def test_bits_that_differ_are_a_verdict_of_their_own(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(selection, "backend_implementation", _other_with_two_threads)
+    status, text = run(capsys, *ONE_CASE)
+    assert status == 1
+    assert any(line.endswith("  BITS DIFFER") for line in text.splitlines())
+    assert "bits differ: 2 threads" in text
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -107,12 +180,43 @@ def test_all_cases_are_listed_with_their_reasons(capsys: pytest.CaptureFixture[s
     assert "the loss is 4.248e-18" in text
 
 
-def test_config_and_version_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_list_of_cases_is_as_wide_as_asked_for(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for width in (60, 100):
+        monkeypatch.setenv("COLUMNS", str(width))
+        _, text = run(capsys, "verify", "--list-cases")
+        longest = max(len(line.rstrip()) for line in text.splitlines())
+        assert width - 10 <= longest <= width
+
+
+def test_config_version_and_help_need_no_other_package(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("typer", "rich", "scipy", "mpmath"):
+        monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.delitem(sys.modules, "fastxent.verify.commands", raising=False)
     status, text = run(capsys, "config")
     assert status == 0
     assert "cython instruction set:" in text
     status, text = run(capsys, "--version")
     assert (status, text) == (0, f"fastxent {fastxent.__version__}\n")
+    for arguments in (("--help",), ()):
+        status, text = run(capsys, *arguments)
+        assert status == 0
+        assert "Print the version and exit." in text
+        assert "config" in text
+        assert "verify" in text
+
+
+def test_the_help_of_verify_shows_no_type_where_no_value_is_taken(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    status, text = run(capsys, "verify", "--help")
+    assert status == 0
+    assert "Usage: fastxent verify [OPTIONS]" in text
+    assert "--all" in text
+    assert "bool" not in text.lower()
 
 
 def test_the_module_is_the_same_program(tmp_path: Path) -> None:
@@ -132,7 +236,7 @@ def test_a_missing_package_is_named_with_the_way_to_install_it(
     status, text = run(capsys, "verify")
     assert status == 2
     assert module in text
-    assert "pip install 'fastxent[verify]'" in text
+    assert "python -m pip install 'fastxent[verify]' (from a checkout: '.[verify]')" in text
 
 
 def test_bfloat16_without_ml_dtypes_is_left_out_and_said(
@@ -141,7 +245,9 @@ def test_bfloat16_without_ml_dtypes_is_left_out_and_said(
     monkeypatch.setitem(sys.modules, "ml_dtypes", None)
     status, text = run(capsys, "verify", "--backend", "cython", "--case", "forty_zero")
     assert status == 0
-    assert "ml_dtypes is not installed: bfloat16 was not checked" in text
+    said = " ".join(text.split())
+    assert "bfloat16 was not checked: ml_dtypes is not installed" in said
+    assert "python -m pip install ml_dtypes" in said
     status, text = run(capsys, "verify", "--backend", "cython", "--dtype", "bfloat16")
     assert status == 2
     assert "bfloat16 needs ml_dtypes" in text

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import mpmath
 import numpy as np
 import pytest
 from support import (
@@ -152,9 +154,9 @@ def test_tensorflow_names_take_labels_first_and_return_row_losses(backend: str) 
 
 def test_tensorflow_names_refuse_each_others_labels() -> None:
     logits = random_logits((3, 4))
-    with pytest.raises(TypeError, match="labels must be probabilities as floats, not int64"):
+    with pytest.raises(TypeError, match=r"int64, but must be probabilities.*sparse_softmax_cross"):
         fastxent.softmax_cross_entropy_with_logits(np.zeros((3, 4), np.int64), logits)
-    with pytest.raises(TypeError, match="labels must be class indices as integers, not float32"):
+    with pytest.raises(TypeError, match=r"float32, but must be class indices.*softmax_cross"):
         fastxent.sparse_softmax_cross_entropy_with_logits(np.zeros(3, np.float32), logits)
 
 
@@ -181,3 +183,77 @@ def test_soft_gradients_keep_their_digits_at_an_unlikely_maximum(backend: str, d
     )
     _, exact = exact_cross_entropy(logits, labels)
     assert ulps(gradient, exact, dtype) <= 4
+
+
+@pytest.mark.parametrize("large", ["dot", "mass", "dot, with a rising maximum"])
+def test_small_contributions_after_a_large_one_are_not_lost(backend: str, large: str) -> None:
+    # 300 blocks each add less than half a unit in the last place of the first one's contribution.
+    n_classes = 300 * 1024
+    logits = np.zeros((1, n_classes))
+    probs = np.full((1, n_classes), 3e-4)
+    if large == "mass":
+        probs[0, 0] = 2.0**58
+    else:
+        logits[0, 0] = -(2.0**58)
+        probs[0, 0] = 1.0
+        logits[0, 1:] = -0.3
+    if large == "dot, with a rising maximum":
+        logits[0, 1:] += 0.07 * (np.arange(1, n_classes) // 1024)
+    losses, gradient = fastxent.cross_entropy_with_grad(
+        logits, probs, reduction="none", backend=backend
+    )
+    with mpmath.workdps(50):
+        x, t = ([mpmath.mpf(value) for value in values[0].tolist()] for values in (logits, probs))
+        log_sum = mpmath.log(mpmath.fsum(mpmath.exp(value) for value in x))
+        exact = mpmath.fsum(weight * (log_sum - value) for weight, value in zip(t, x, strict=True))
+        mass = mpmath.fsum(t)
+        part = mass * mpmath.exp(x[-1] - log_sum)
+        assert abs(mpmath.mpf(float(losses[0])) - exact) <= 2 * np.spacing(float(exact))
+        unit = np.spacing(float(max(part, t[-1])))
+        assert abs(mpmath.mpf(float(gradient[0, -1])) - (part - t[-1])) <= 4 * unit
+
+
+def test_a_late_maximum_keeps_the_digits_of_what_came_before(backend: str) -> None:
+    # The rise is not a float64 itself: rounding it would cost some hundred units in the last place.
+    rng = np.random.default_rng(5)
+    for _ in range(20):
+        logits = np.full((1, 1500), -np.inf)
+        logits[0, :3] = rng.uniform(0, 1, 3)
+        logits[0, 1400] = rng.uniform(300, 690)
+        loss = fastxent.cross_entropy(logits, np.array([1400]), backend=backend)
+        with mpmath.workdps(50):
+            x = [mpmath.mpf(value) for value in logits[0, [0, 1, 2, 1400]].tolist()]
+            exact = mpmath.log1p(mpmath.fsum(mpmath.exp(value - x[3]) for value in x[:3]))
+            assert abs(mpmath.mpf(float(loss)) - exact) <= 4 * np.spacing(float(exact))
+
+
+def test_small_losses_after_a_large_one_are_not_lost_from_the_sum(backend: str) -> None:
+    n_rows = 200 * 1024
+    logits = np.zeros((n_rows, 2))
+    logits[0, 1] = 2.0**58
+    labels = np.zeros(n_rows, int)
+    losses = fastxent.cross_entropy(logits, labels, reduction="none", backend=backend)
+    for reduction, divisor in (("sum", 1), ("mean", n_rows)):
+        got = fastxent.cross_entropy(logits, labels, reduction=reduction, backend=backend)
+        exact = math.fsum(losses.tolist()) / divisor
+        assert abs(got - exact) <= np.spacing(exact)
+
+
+@pytest.mark.parametrize("exponent", [-1060, -1000, -600, -540, -400, -146, -124, -100, 90, 400])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+def test_targets_of_any_mass_keep_the_digits_of_the_gradient(
+    backend: str, dtype: type, exponent: int
+) -> None:
+    if dtype is np.float32 and not -149 < exponent < 100:
+        exponent //= 10
+    rng = np.random.default_rng(3)
+    logits = rng.standard_normal((20, 5)).astype(dtype)
+    probs = np.zeros((20, 5), dtype)
+    probs[:, 1] = np.ldexp(dtype(0.7), exponent)
+    _, gradient = fastxent.cross_entropy_with_grad(logits, probs, reduction="none", backend=backend)
+    wide, mass = logits.astype(np.longdouble), probs.astype(np.longdouble)
+    softmax = np.exp(wide - wide.max(1, keepdims=True))
+    softmax /= softmax.sum(1, keepdims=True)
+    parts = mass.sum(1, keepdims=True) * softmax
+    larger = np.maximum(parts, mass).astype(dtype)
+    assert (abs(gradient - (parts - mass)) <= 4 * np.spacing(larger)).all()

@@ -1,4 +1,4 @@
-"""The commands of the program `fastxent`."""
+"""The command `fastxent verify`."""
 
 from __future__ import annotations
 
@@ -6,60 +6,39 @@ from typing import Annotated
 
 import typer
 
-import fastxent
-
 from . import verify as run_verification
 from .case import DTYPES
 from .cases import CASES
 from .report import make_console, print_cases, print_report, progress_bar
 
-app = typer.Typer(
-    name="fastxent",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Softmax cross-entropy and its gradient on the CPU.",
-)
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        print(f"fastxent {fastxent.__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _program(
-    version: Annotated[
-        bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Print it."),
-    ] = False,
-) -> None:
-    pass
-
-
-@app.command()
-def config() -> None:
-    """Show what fastxent runs on here: versions, backends, instruction set, threads."""
-    fastxent.show_config()
+# The plain help, in which an option that takes no value shows no type.
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 @app.command()
 def verify(
     quick: Annotated[bool, typer.Option("--quick", help="Leave the largest cases out.")] = False,
-    case: Annotated[list[str] | None, typer.Option(help="Only this case; may be repeated.")] = None,
+    case: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Only this case; may be repeated.")
+    ] = None,
     backend: Annotated[
-        list[str] | None, typer.Option(help="cython or numba; may be repeated. [default: all]")
+        list[str] | None,
+        typer.Option(metavar="NAME", help="cython or numba; may be repeated. [default: all]"),
     ] = None,
     dtype: Annotated[
         list[str] | None,
-        typer.Option(help=f"{', '.join(DTYPES)}; may be repeated. [default: all]"),
+        typer.Option(metavar="NAME", help=f"{', '.join(DTYPES)}; may be repeated. [default: all]"),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the random inputs.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of the random inputs.")] = 0,
     threads: Annotated[
         list[int] | None,
-        typer.Option(min=1, help="A thread count; may be repeated. [default: 1 and 2]"),
+        typer.Option(
+            metavar="N", min=1, help="A thread count; may be repeated. [default: 1 and 2]"
+        ),
     ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Show every dtype, not only the worst of each case.")
+    ] = False,
     list_cases: Annotated[
         bool, typer.Option("--list-cases", help="Show all cases and why they exist.")
     ] = False,
@@ -85,6 +64,6 @@ def verify(
             )
     except (ValueError, ImportError) as error:
         raise typer.BadParameter(str(error)) from None
-    print_report(report, console)
+    print_report(report, console, every=every)
     if not report.ok:
         raise typer.Exit(1)

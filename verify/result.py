@@ -36,7 +36,6 @@ class Result:
     loss_error: float | None = None
     output_error: float | None = None
     sources: set[str] = field(default_factory=set)
-    bits_checked: int = 0
     left_out: set[str] = field(default_factory=set)
     # The worst of each kind.
     breaches: dict[str, Breach] = field(default_factory=dict)
@@ -55,17 +54,19 @@ class Result:
         return next(iter(self.sources), "-")
 
     @property
-    def bits(self) -> str:
-        """Whether what must be bitwise equal was."""
-        if any(kind.startswith("bits") for kind in self.breaches):
-            return "differ"
-        return "same" if self.bits_checked else "-"
+    def relative_error(self) -> float:
+        """The larger of the two errors, each divided by its bound; -1 where there is none."""
+        pairs = ((self.loss_error, self.bound.loss), (self.output_error, self.bound.output))
+        return max(
+            (error / bound for error, bound in pairs if error is not None and bound), default=-1.0
+        )
 
     @property
     def verdict(self) -> str:
-        """ "ok", "BREACH", or "left out" where nothing of the case could be run."""
+        """ "ok", "BREACH", "BITS DIFFER" if nothing else is wrong, or "left out" if not run."""
         if self.breaches:
-            return "BREACH"
+            only_bits = all(kind.startswith("bits") for kind in self.breaches)
+            return "BITS DIFFER" if only_bits else "BREACH"
         return "ok" if self.sources else "left out"
 
 

@@ -256,7 +256,6 @@ def _logit(problem: Problem, i: int, j: int | None) -> Any:
 def _check_bits(
     kind: str, problem: Problem, other: Outcome, first: Outcome, row: int, result: Result
 ) -> None:
-    result.bits_checked += 1
     for a, b in ((other.losses, first.losses), (other.output, first.output)):
         if a is None or b is None:
             continue

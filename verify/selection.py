@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import fastxent
 
@@ -11,6 +12,8 @@ from .case import DTYPES, Case, DType, dtype_named
 from .cases import cases_named
 from .implementation import Implementation, backend_implementation
 from .reference import LONGDOUBLE_IS_EXTENDED
+
+_GET_ML_DTYPES: Final = "python -m pip install ml_dtypes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +63,8 @@ def select(
             found.append(dtype_named(name))
         except ModuleNotFoundError:
             if dtypes:
-                raise ImportError("bfloat16 needs ml_dtypes: pip install ml_dtypes") from None
-            notes.append("ml_dtypes is not installed: bfloat16 was not checked")
+                raise ImportError(f"bfloat16 needs ml_dtypes: {_GET_ML_DTYPES}") from None
+            notes.append(f"bfloat16 was not checked: ml_dtypes is not installed ({_GET_ML_DTYPES})")
     return Selection(
         cases=cases_named(list(cases), quick),
         implementations=[backend_implementation(name) for name in backends or available],

@@ -26,7 +26,7 @@ import os
 import threading
 from collections.abc import Callable
 from functools import cache
-from math import exp, ldexp, log, log1p
+from math import exp, frexp, ldexp, log, log1p
 from typing import Any, NamedTuple
 
 import numba
@@ -308,11 +308,13 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
         element = context.logits_element
         reference = reference_at(state.maximum)
         others = others_share(state)
-        mass = state.mass if context.target == TARGET_PROBS else 1.0
-        scale = context.output_scale * softmax_scale(state, reference.factor, mass, state.mass_lost)
-        exponent = balancing_exponent(scale)
-        reference = shift_exponent(reference, exponent)
-        scale = ldexp(scale, exponent)
+        # The mass as mass * 2^exponent: times the factor a tiny one would be subnormal.
+        mass, exponent = frexp(state.mass if context.target == TARGET_PROBS else 1.0)
+        mass_lost = ldexp(state.mass_lost, -exponent)
+        scale = context.output_scale * softmax_scale(state, reference.factor, mass, mass_lost)
+        shift = balancing_exponent(scale, exponent)
+        reference = shift_exponent(reference, shift)
+        scale = ldexp(scale, exponent + shift)
         j = start
         while j < stop:
             n = min(BLOCK, stop - j)

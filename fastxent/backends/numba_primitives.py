@@ -68,8 +68,6 @@ OPTIONS: Final[dict[str, Any]] = {
 
 LN2: Final = float.fromhex("0x1.62e42fefa39efp-1")
 LOG2_E: Final = float.fromhex("0x1.71547652b82fep+0")
-# Beyond it a scale is taken as it is: it is infinite or as good as.
-LARGE_SCALE: Final = 2.0**1000
 
 
 class Reference(NamedTuple):
@@ -183,6 +181,7 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
     rounder = float.fromhex(arithmetic.rounder)
     spare_exponent = arithmetic.spare_exponent
     spare_factor = 2.0**-spare_exponent
+    most_exponent = spare_exponent + arithmetic.exponent_offset - 8
     exact_difference = arithmetic.exact_difference
     # what is left of ln2 beyond ln2_high, to float64
     ln2_rest = LN2 - float(ln2_high) if real_bits == 32 else float(ln2_low)
@@ -209,19 +208,17 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
         )
 
     @inlined
-    def balancing_exponent(scale):
-        # The power of two to multiply a scale by so that `real` holds it with all its digits: 0
-        # unless the scale is far from spare_factor, as tiny or huge target masses make it.
-        exponent = math.frexp(scale)[1]
-        distance = -spare_exponent - exponent
-        widest = spare_exponent - 4
-        if (
-            not (abs(scale) > 0.0)
-            or abs(scale) > LARGE_SCALE
-            or abs(distance) <= spare_exponent // 2
-        ):
+    def balancing_exponent(scale, exponent):
+        # The power of two to multiply scale * 2^exponent by so that `real` holds it with all its
+        # digits: 0 unless it is far from spare_factor, as tiny or huge target masses make it. The
+        # limits keep every power of two that a reference shifted by it can give within the normal
+        # range.
+        if not 0.0 < abs(scale) < math.inf:
             return 0
-        return min(max(distance, -widest), widest)
+        distance = -spare_exponent - (math.frexp(scale)[1] + exponent)
+        if abs(distance) <= spare_exponent // 2:
+            return 0
+        return min(max(distance, -(spare_exponent - 4)), most_exponent)
 
     @inlined
     def shift_exponent(reference, exponent):
