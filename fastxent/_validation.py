@@ -161,7 +161,7 @@ def check_out(out: object, logits: Array, others: dict[str, Array]) -> Array:
     `out` may be `logits` itself, or an array on exactly the same memory.
     """
     if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
-        raise TypeError(f"out must be a plain NumPy array, not {type(out).__name__}")
+        raise TypeError(f"out must be a NumPy array, not {type(out).__name__}")
     if out.shape != logits.shape:
         raise ValueError(f"out has shape {out.shape}; it must have that of logits, {logits.shape}")
     if out.dtype != logits.dtype:
