@@ -211,8 +211,9 @@ cdef State segment_state(
         state = merge(
             state,
             State(
-                maximum=state.maximum, count=block.count, rest=block.rest, rest_lost=0.0,
-                target_dot=target.dot, target_dot_lost=0.0, mass=target.mass, mass_lost=0.0,
+                maximum=state.maximum, count=block.count, rest=block.rest,
+                rest_lost=block.rest_lost, target_dot=target.dot, target_dot_lost=0.0,
+                mass=target.mass, mass_lost=0.0,
             ),
         )
         j += n

@@ -268,6 +268,7 @@ static inline double block_maximum(const real *logits, int64_t n) {
 typedef struct {
   double count;
   double rest;
+  double rest_lost;
 } BlockSum;
 
 /* exp(x - m) / factor = power + part, not added up: e^r = 1 + part/power would be rounded. Both
@@ -287,8 +288,8 @@ static inline Term add_terms(Term a, Term b) {
   return (Term){a.power + b.power, a.part + b.part};
 }
 
-/* count: how many logits equal m; rest: the sum of exp(x_j - m) over the others. Eight lines are
- * added as a binary tree, which is exact for equal terms, and then go on in float64. */
+/* count: how many logits equal m; rest: the sum of exp(x_j - m) over the others; rest_lost: what
+ * rounding has lost of it since the lanes were folded. Eight lines are added as a binary tree, which is exact for equal terms, and then go on in float64. */
 static inline BlockSum block_sum(const real *logits, int64_t n, Reference reference) {
   line_sum powers, parts;
   memset(&powers, 0, sizeof powers);
@@ -332,8 +333,13 @@ static inline BlockSum block_sum(const real *logits, int64_t n, Reference refere
       line_sum_add(&parts, c, columns[c].part);
     }
   }
-  const double rest = line_sum_total(&powers) + line_sum_total(&parts);
-  return (BlockSum){(double)count, rest * reference.factor};
+  /* |part| < power, so the sum's error is exact (Dekker); that of the product is by fma */
+  const double power = line_sum_total(&powers), part = line_sum_total(&parts);
+  const double sum = power + part;
+  const double rest = sum * reference.factor;
+  const double rest_lost =
+      fma(sum, reference.factor, -rest) + (part - (sum - power)) * reference.factor;
+  return (BlockSum){(double)count, rest, rest_lost};
 }
 
 typedef struct {

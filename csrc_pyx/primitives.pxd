@@ -35,6 +35,7 @@ cdef extern from "primitives.h" nogil:
     ctypedef struct BlockSum:
         double count
         double rest
+        double rest_lost
     ctypedef struct BlockTarget:
         double dot
         double mass

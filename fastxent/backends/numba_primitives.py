@@ -24,6 +24,7 @@ from .numba_vectors import (
     broadcast,
     clear_equal,
     count_equal,
+    fma,
     fold_maximum,
     fold_sum,
     lane,
@@ -98,6 +99,7 @@ class Term(NamedTuple):
 class BlockSum(NamedTuple):
     count: Any
     rest: Any
+    rest_lost: Any
 
 
 class BlockTarget(NamedTuple):
@@ -377,7 +379,8 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
 
     @compiled
     def block_sum(logits, n, reference):
-        # count: how many logits equal m; rest: the sum of exp(x_j - m) over the others. Eight lines
+        # count: how many logits equal m; rest: the sum of exp(x_j - m) over the others; rest_lost:
+        # what rounding has lost of it since the lanes were folded. Eight lines
         # are added as a binary tree, which is exact for equal terms, and then go on in float64.
         powers = zero_sums(zero)
         parts = powers
@@ -413,8 +416,15 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
                 total = add_terms(total, block_term(x, reference))
             powers = add_to_sums(powers, total.power)
             parts = add_to_sums(parts, total.part)
-        rest = fold_sum(powers) + fold_sum(parts)
-        return BlockSum(count=np.float64(count), rest=rest * reference.factor)
+        # |part| < power, so the sum's error is exact (Dekker); that of the product is by fma
+        power = fold_sum(powers)
+        part = fold_sum(parts)
+        sum_total = power + part
+        rest = sum_total * reference.factor
+        rest_lost = fma(sum_total, reference.factor, -rest) + (part - (sum_total - power)) * (
+            reference.factor
+        )
+        return BlockSum(count=np.float64(count), rest=rest, rest_lost=rest_lost)
 
     @inlined
     def add_targets(a, b):
