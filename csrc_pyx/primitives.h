@@ -344,15 +344,24 @@ static inline BlockSum block_sum(const real *logits, int64_t n, Reference refere
 
 typedef struct {
   double dot;
+  double dot_lost;
   double mass;
+  double mass_lost;
 } BlockTarget;
+
+/* a + b minus its rounded value, exactly (Knuth); 0 for an infinite sum. */
+static inline double sum_error(double a, double b) {
+  const double total = a + b, part = total - a;
+  const double error = (a - (total - part)) + (b - part);
+  return total - total == 0 ? error : 0.0;
+}
 
 /* dot: sum of t_j * (m - x_j), where a class without mass costs nothing whatever its logit;
  * mass: sum of t_j. In float64 throughout: both are sums of products of the inputs. */
 static inline BlockTarget block_target(const real *logits, const real *targets, int64_t n,
                                        double maximum) {
   enum { N = 64 / sizeof(real), GROUP = 8 * N };
-  double dots[N] = {0}, masses[N] = {0};
+  double dots[N] = {0}, masses[N] = {0}, dots_lost[N] = {0}, masses_lost[N] = {0};
   for (int64_t j = 0; j < n; j += GROUP) {
     /* eight lines at a time, folded in half as in block_sum; what is missing adds 0 */
     double terms[GROUP], weights[GROUP];
@@ -369,16 +378,20 @@ static inline BlockTarget block_target(const real *logits, const real *targets, 
         weights[k] += weights[k + half];
       }
     for (int k = 0; k < N; k++) {
+      dots_lost[k] += sum_error(dots[k], terms[k]);
+      masses_lost[k] += sum_error(masses[k], weights[k]);
       dots[k] += terms[k];
       masses[k] += weights[k];
     }
   }
   for (int half = N / 2; half > 0; half /= 2)
     for (int k = 0; k < half; k++) {
+      dots_lost[k] += dots_lost[k + half] + sum_error(dots[k], dots[k + half]);
+      masses_lost[k] += masses_lost[k + half] + sum_error(masses[k], masses[k + half]);
       dots[k] += dots[k + half];
       masses[k] += masses[k + half];
     }
-  return (BlockTarget){dots[0], masses[0]};
+  return (BlockTarget){dots[0], dots_lost[0], masses[0], masses_lost[0]};
 }
 
 /* output_j = scale * exp(x_j - m) / factor */

@@ -38,7 +38,9 @@ cdef extern from "primitives.h" nogil:
         double rest_lost
     ctypedef struct BlockTarget:
         double dot
+        double dot_lost
         double mass
+        double mass_lost
     int64_t element_size(int64_t element)
     double load_element(const char* source, int64_t element)
     void store_element(char* destination, int64_t element, double value)

@@ -224,7 +224,7 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
                 state = raise_maximum(state, maximum)
                 reference = reference_at(maximum)
             block = block_sum(logits, n, reference)
-            target = BlockTarget(dot=0.0, mass=0.0)
+            target = BlockTarget(dot=0.0, dot_lost=0.0, mass=0.0, mass_lost=0.0)
             if context.target == TARGET_PROBS:
                 element = context.probs_element
                 probs = load_block(
@@ -238,8 +238,8 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
                 state,
                 State(
                     maximum=state.maximum, count=block.count, rest=block.rest,
-                    rest_lost=block.rest_lost, target_dot=target.dot, target_dot_lost=0.0,
-                    mass=target.mass, mass_lost=0.0,
+                    rest_lost=block.rest_lost, target_dot=target.dot,
+                    target_dot_lost=target.dot_lost, mass=target.mass, mass_lost=target.mass_lost,
                 ),
             )  # fmt: skip
             j += n

@@ -27,6 +27,7 @@ from .numba_vectors import (
     fma,
     fold_maximum,
     fold_sum,
+    fold_sum_and_lost,
     lane,
     load,
     load_bfloat16,
@@ -51,6 +52,7 @@ from .numba_vectors import (
     store_one_float16,
     store_partial,
     subtract,
+    sum_error,
     with_lane,
     zero_sums,
 )
@@ -102,9 +104,16 @@ class BlockSum(NamedTuple):
     rest_lost: Any
 
 
-class BlockTarget(NamedTuple):
+class TargetLine(NamedTuple):
     dot: Any
     mass: Any
+
+
+class BlockTarget(NamedTuple):
+    dot: Any
+    dot_lost: Any
+    mass: Any
+    mass_lost: Any
 
 
 class Arithmetic(NamedTuple):
@@ -428,7 +437,7 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
 
     @inlined
     def add_targets(a, b):
-        return BlockTarget(dot=add(a.dot, b.dot), mass=add(a.mass, b.mass))
+        return TargetLine(dot=add(a.dot, b.dot), mass=add(a.mass, b.mass))
 
     @inlined
     def target_line(logits, targets, j, n, m):
@@ -442,7 +451,7 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
             t = load_partial(targets, j, left, zero)
         weights = add_to_sums(none, t)
         terms = multiply(weights, subtract(m, add_to_sums(none, x)))
-        return BlockTarget(dot=clear_equal(terms, weights, none), mass=weights)
+        return TargetLine(dot=clear_equal(terms, weights, none), mass=weights)
 
     @inlined
     def target_pair(logits, targets, j, n, m):
@@ -457,7 +466,10 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
         # mass: sum of t_j. In float64 throughout: both are sums of products of the inputs.
         none = zero_sums(zero)
         m = add_to_sums(none, broadcast(real(maximum)))
-        total = BlockTarget(dot=none, mass=none)
+        dots = none
+        dots_lost = none
+        masses = none
+        masses_lost = none
         j = 0
         while j < n:
             # eight lines at a time, folded in half as in block_sum; what is missing adds 0
@@ -466,9 +478,14 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
             pair_c = target_pair(logits, targets, j + 2 * line, n, m)
             pair_d = target_pair(logits, targets, j + 3 * line, n, m)
             group = add_targets(add_targets(pair_a, pair_c), add_targets(pair_b, pair_d))
-            total = add_targets(total, group)
+            dots_lost = add(dots_lost, sum_error(dots, group.dot))
+            masses_lost = add(masses_lost, sum_error(masses, group.mass))
+            dots = add(dots, group.dot)
+            masses = add(masses, group.mass)
             j += 8 * line
-        return BlockTarget(dot=fold_sum(total.dot), mass=fold_sum(total.mass))
+        dot, dot_lost = fold_sum_and_lost(dots, dots_lost)
+        mass, mass_lost = fold_sum_and_lost(masses, masses_lost)
+        return BlockTarget(dot=dot, dot_lost=dot_lost, mass=mass, mass_lost=mass_lost)
 
     @compiled
     def block_softmax(logits, n, reference, scale, output):

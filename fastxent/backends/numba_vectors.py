@@ -302,6 +302,57 @@ def count_equal(typingctx: Any, x: Any, y: Any) -> Any:
     return types.int64(x, y), codegen
 
 
+def _sum_error(builder: Any, a: Any, b: Any) -> tuple[Any, Any]:
+    """The rounded a + b, and the exact sum minus it (Knuth), which is 0 where it is infinite."""
+    total = builder.fadd(a, b)
+    part = builder.fsub(total, a)
+    error = builder.fadd(builder.fsub(a, builder.fsub(total, part)), builder.fsub(b, part))
+    zero = ir.Constant(total.type, [0.0] * total.type.count)
+    finite = builder.fcmp_ordered("==", builder.fsub(total, total), zero)
+    return total, builder.select(finite, error, zero)
+
+
+@intrinsic
+def sum_error(typingctx: Any, a: Any, b: Any) -> Any:
+    """The exact a + b minus its rounded value (Knuth); 0 where the sum is infinite."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _sum_error(builder, *arguments)[1]
+
+    return a(a, b), codegen
+
+
+def _half(builder: Any, line: Any, first: int, lanes: int) -> Any:
+    return builder.shuffle_vector(
+        line,
+        ir.Constant(line.type, ir.Undefined),
+        ir.Constant(ir.VectorType(_INT32, lanes), list(range(first, first + lanes))),
+    )
+
+
+@intrinsic
+def fold_sum_and_lost(typingctx: Any, sums: Any, lost: Any) -> Any:
+    """The lanes of `sums` folded in half until one is left, and what that and `lost` lose."""
+    pair = types.UniTuple(types.float64, 2)
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        line, missing = arguments
+        half = sums.lanes // 2
+        while half > 0:
+            line, error = _sum_error(
+                builder, _half(builder, line, 0, half), _half(builder, line, half, half)
+            )
+            missing = builder.fadd(
+                _half(builder, missing, 0, half),
+                builder.fadd(_half(builder, missing, half, half), error),
+            )
+            half //= 2
+        scalars = [builder.extract_element(vector, _INT32(0)) for vector in (line, missing)]
+        return context.make_tuple(builder, pair, scalars)
+
+    return pair(sums, lost), codegen
+
+
 def _fold(name: str, combine: Callable[[Any, Any, Any], Any]) -> Any:
     @intrinsic
     def operation(typingctx: Any, vector: Any) -> Any:
@@ -309,15 +360,9 @@ def _fold(name: str, combine: Callable[[Any, Any, Any], Any]) -> Any:
             line = arguments[0]
             half = vector.lanes // 2
             while half > 0:
-                low, high = (
-                    builder.shuffle_vector(
-                        line,
-                        ir.Constant(line.type, ir.Undefined),
-                        ir.Constant(ir.VectorType(_INT32, half), list(range(first, first + half))),
-                    )
-                    for first in (0, half)
+                line = combine(
+                    builder, _half(builder, line, 0, half), _half(builder, line, half, half)
                 )
-                line = combine(builder, low, high)
                 half //= 2
             return builder.extract_element(line, _INT32(0))
 
