@@ -50,7 +50,7 @@ want = compute(1)
 long_want = fastxent.softmax(long_rows, n_threads=1)
 assert threading.active_count() == 1
 assert compute(3) == want
-assert threading.active_count() == 3
+assert threading.active_count() in (2, 3)  # a helper that is done early is used again
 assert np.array_equal(fastxent.softmax(long_rows, n_threads=2), long_want)
 
 callers = []
@@ -75,7 +75,8 @@ huge = np.lib.stride_tricks.as_strided(logits, (20_000_000, 100), (0, 4))
 for n_threads in (1, 2):
     threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
     try:
-        fastxent.logsumexp(huge, n_threads=n_threads)
+        for _ in range(50):  # on a busy machine the signal may come late
+            fastxent.logsumexp(huge, n_threads=n_threads)
     except KeyboardInterrupt:
         print("interrupted")
     assert compute(2) == want
