@@ -1,1 +1,1 @@
-"""Benchmarks: `pytest benchmarks/`, then `python benchmarks/summarise.py results.json`."""
+"""Benchmarks: `pytest benchmarks/`, then `summarise.py`; or all that is asked: `reach.py`."""

@@ -7,47 +7,96 @@ tolerances leave room for libraries that compute in 16 bits.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from scipy.special import log_softmax
 
-from .cases import Array, make_arrays
+from .cases import Array, Case, make_arrays
 
 _TOLERANCE: Final = {"float64": 1e-9, "float32": 1e-4, "float16": 0.03, "bfloat16": 0.1}
 # The mean divides by the rows, so gradients of 16 bits can come near the smallest float16.
 _SMALLEST: Final = {"float64": 1e-18, "float32": 1e-12, "float16": 1.2e-7, "bfloat16": 1e-12}
 _ELEMENTS_AT_ONCE: Final = 1 << 20
+_ROWS_COMPARED: Final = 64
+
+
+def check_result(case: Case, result: Any) -> None:
+    """The whole loss, and up to 64 rows of an array, from the first to the last."""
+    if case.operation in ("softmax", "log_softmax"):
+        _check_rows(case, result)
+    elif case.operation == "loss":
+        _check_loss(case, result)
+    else:
+        loss, grad_logits = result
+        _check_loss(case, loss)
+        _check_rows(case, grad_logits)
+
+
+def as_numpy(array: Any) -> Array:
+    """A result, whichever library made it."""
+    # NumPy cannot take PyTorch's bfloat16.
+    return np.asarray(array.double() if hasattr(array, "double") else array)
+
+
+def _check_loss(case: Case, loss: Any) -> None:
+    expected = _expected_loss(case.dtype, case.shape, case.soft)
+    np.testing.assert_allclose(float(loss), expected, rtol=_TOLERANCE[case.dtype])
 
 
 @lru_cache(maxsize=1)
-def expected_loss(shape: str, dtype: str) -> float:
-    logits, labels = make_arrays(shape, dtype)
-    n_rows, n_classes = logits.shape
-    step = max(1, _ELEMENTS_AT_ONCE // n_classes)
+def _expected_loss(dtype: str, shape: str, soft: bool) -> float:
+    """The mean loss, whatever the operation and the threads."""
+    case = Case("soft_loss_and_grad" if soft else "loss", dtype, shape, threads=1)
+    n_rows = _count_rows(case)
+    step = max(1, _ELEMENTS_AT_ONCE // case.dimensions[case.axis])
     total = 0.0
     for start in range(0, n_rows, step):
-        chunk = logits[start : start + step].astype(np.float64)
-        chosen = labels[start : start + step]
-        total -= log_softmax(chunk, axis=1)[np.arange(len(chunk)), chosen].sum()
+        log_probs, target = _log_probs_and_target(case, np.arange(start, min(start + step, n_rows)))
+        total -= np.vdot(log_probs, target)
     return float(total / n_rows)
 
 
-def check_loss(loss: float, shape: str, dtype: str) -> None:
-    np.testing.assert_allclose(loss, expected_loss(shape, dtype), rtol=_TOLERANCE[dtype])
-
-
-def check_gradient(grad_logits: Array, shape: str, dtype: str) -> None:
-    """Up to 64 rows of the gradient, from the first to the last."""
-    logits, labels = make_arrays(shape, dtype)
-    assert grad_logits.shape == logits.shape
-    rows = np.unique(np.linspace(0, len(logits) - 1, 64).astype(np.int64))
-    expected = np.exp(log_softmax(logits[rows].astype(np.float64), axis=1))
-    expected[np.arange(len(rows)), labels[rows]] -= 1
-    expected /= len(logits)
+def _check_rows(case: Case, result: Any) -> None:
+    array = as_numpy(result)
+    assert array.shape == case.dimensions
+    n_rows = _count_rows(case)
+    rows = np.unique(np.linspace(0, n_rows - 1, _ROWS_COMPARED).astype(np.int64))
+    log_probs, target = _log_probs_and_target(case, rows)
+    tolerance = _TOLERANCE[case.dtype]
+    at_zero = _SMALLEST[case.dtype]
+    if case.operation == "log_softmax":
+        expected = log_probs
+        at_zero = tolerance  # a logarithm near 0 has an absolute error
+    elif case.operation == "softmax":
+        expected = np.exp(log_probs)
+    else:
+        mass = target.sum(axis=1, keepdims=True)
+        expected = (mass * np.exp(log_probs) - target) / n_rows
+        if case.soft:
+            at_zero = tolerance * np.abs(expected).mean()  # where the two nearly cancel
     np.testing.assert_allclose(
-        grad_logits[rows].astype(np.float64),
-        expected,
-        rtol=_TOLERANCE[dtype],
-        atol=_SMALLEST[dtype],
+        _rows_of(array, case, rows).astype(np.float64), expected, rtol=tolerance, atol=at_zero
     )
+
+
+def _log_probs_and_target(case: Case, rows: Array) -> tuple[Array, Array]:
+    """Both as float64 of shape (rows, classes)."""
+    logits, labels = make_arrays(case)
+    log_probs = log_softmax(_rows_of(logits, case, rows).astype(np.float64), axis=1)
+    if case.soft:
+        return log_probs, _rows_of(labels, case, rows).astype(np.float64)
+    target = np.zeros_like(log_probs)
+    target[np.arange(len(rows)), labels.reshape(-1)[rows]] = 1
+    return log_probs, target
+
+
+def _count_rows(case: Case) -> int:
+    return int(np.prod(np.delete(case.dimensions, case.axis)))
+
+
+def _rows_of(array: Array, case: Case, rows: Array) -> Array:
+    """A copy of some rows, with the classes along the last axis."""
+    by_row = np.moveaxis(array, case.axis, -1)
+    chosen: Array = by_row[np.unravel_index(rows, by_row.shape[:-1])]
+    return chosen

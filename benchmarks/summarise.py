@@ -9,76 +9,113 @@ from __future__ import annotations
 import argparse
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from case import Case
 from rich.console import Console
 from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One contender in one group."""
+
+    kind: str  # "backend", "peer" or "limit"
+    median: float  # seconds
+    n_bytes: int  # that must be read or written
+
+    @property
+    def bandwidth(self) -> float:
+        return self.n_bytes / self.median
+
+
+Timings = dict[Case, dict[str, Timing]]
 
 
 @dataclass(frozen=True)
 class Row:
     """One backend in one group; None where the group has nothing to compare it with."""
 
-    group: str
+    case: Case
     backend: str
-    median: float  # seconds
-    of_read: float | None  # time of a plain read / time of the backend: 1 is the limit's speed
-    of_copy: float | None
+    median: float
+    of_limit: float | None
     best_peer: str | None
-    times_peer: float | None  # time of the fastest peer / time of the backend: above 1 we win
+    times_peer: float | None
 
 
-def summarise(results: dict[str, Any]) -> Iterator[Row]:
-    """The rows of the table, in the order in which they were timed."""
-    groups: dict[str, dict[str, tuple[str, float]]] = defaultdict(dict)
+def read_timings(results: dict[str, Any]) -> Timings:
+    """Cases and their contenders, in the order in which they were timed."""
+    timings: Timings = defaultdict(dict)
     for entry in results["benchmarks"]:
-        kind, median = entry["extra_info"]["kind"], entry["stats"]["median"]
-        groups[entry["group"]][entry["params"]["contender"]] = kind, median
-    for group, contenders in groups.items():
-        limits = {name: time for name, (kind, time) in contenders.items() if kind == "limit"}
-        peers = {name: time for name, (kind, time) in contenders.items() if kind == "peer"}
-        best_peer = min(peers, key=peers.__getitem__, default=None)
-        for name, (kind, median) in contenders.items():
-            if kind == "backend":
+        info = entry["extra_info"]
+        case = Case(info["operation"], info["dtype"], info["shape"], info["threads"])
+        timing = Timing(info["kind"], entry["stats"]["median"], info["bytes"])
+        timings[case][info["contender"]] = timing
+    return timings
+
+
+def of_limit(case: Case, timings: dict[str, Timing], backend: str) -> float | None:
+    """Bandwidth as a share of a plain read's (loss) or copy's: 1 is as fast as the memory."""
+    limit = timings.get("limit_read" if case.operation == "loss" else "limit_copy")
+    return timings[backend].bandwidth / limit.bandwidth if limit else None
+
+
+def best_peer(timings: dict[str, Timing]) -> str | None:
+    peers = {name: timing.median for name, timing in timings.items() if timing.kind == "peer"}
+    return min(peers, key=peers.__getitem__, default=None)
+
+
+def times_faster(timings: dict[str, Timing], backend: str, other: str | None) -> float | None:
+    """Time of another contender / time of the backend: above 1 the backend wins."""
+    if other not in timings:
+        return None
+    return timings[other].median / timings[backend].median
+
+
+def summarise(timings: Timings) -> Iterator[Row]:
+    for case, contenders in timings.items():
+        peer = best_peer(contenders)
+        for name, timing in contenders.items():
+            if timing.kind == "backend":
                 yield Row(
-                    group=group,
+                    case=case,
                     backend=name,
-                    median=median,
-                    of_read=limits["read"] / median if "read" in limits else None,
-                    of_copy=limits["copy"] / median if "copy" in limits else None,
-                    best_peer=best_peer,
-                    times_peer=peers[best_peer] / median if best_peer else None,
+                    median=timing.median,
+                    of_limit=of_limit(case, contenders, name),
+                    best_peer=peer,
+                    times_peer=times_faster(contenders, name, peer),
                 )
 
 
-def as_table(rows: Iterator[Row]) -> Table:
+def as_table(rows: Iterable[Row]) -> Table:
     table = Table(
-        caption="of read, of copy: speed as a share of a plain read or copy of the logits. "
+        caption="of limit: bandwidth over the bytes that must move, as a share of that of a plain "
+        "read (loss) or copy (all else) of the logits. "
         "times: how often as fast as the fastest other library."
     )
     for heading in ("group", "backend"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("median", "of read", "of copy"):
+    for heading in ("median", "of limit"):
         table.add_column(heading, no_wrap=True, justify="right")
     table.add_column("best peer", no_wrap=True)
     table.add_column("times", no_wrap=True, justify="right")
-    shown = ""
+    shown = None
     for row in rows:
-        if row.group != shown:
+        if row.case != shown:
             table.add_section()
         table.add_row(
-            row.group if row.group != shown else "",
+            row.case.group if row.case != shown else "",
             row.backend,
             duration(row.median),
-            ratio(row.of_read),
-            ratio(row.of_copy),
+            ratio(row.of_limit),
             row.best_peer or "-",
             ratio(row.times_peer),
         )
-        shown = row.group
+        shown = row.case
     return table
 
 
@@ -93,14 +130,18 @@ def ratio(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
+def print_table(table: Table) -> None:
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=170)  # a file or a pipe has no width to keep to
+    console.print(table)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Ratios from the results of the benchmarks.")
     parser.add_argument("results", type=Path, help="what --benchmark-json wrote")
     results = json.loads(parser.parse_args().results.read_text())
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)  # a file or a pipe has no width to keep to
-    console.print(as_table(summarise(results)))
+    print_table(as_table(summarise(read_timings(results))))
 
 
 if __name__ == "__main__":
