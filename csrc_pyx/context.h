@@ -23,6 +23,7 @@ typedef struct {
   char *output;
   int64_t output_stride;
   double output_scale;     /* the gradient is multiplied by it */
+  int64_t output_streams;  /* whether the output goes past the caches: it is larger than they are */
   double *losses;          /* one a row */
   double *states;          /* scratch for rows split over threads: STATE_SIZE numbers a segment */
 } Context;

@@ -22,6 +22,7 @@ cdef extern from "context.h" nogil:
         char* output
         int64_t output_stride
         double output_scale
+        int64_t output_streams
         double* losses
         double* states
 
@@ -31,7 +32,12 @@ cdef extern from "primitives.h" nogil:
     enum:
         BLOCK
     ctypedef struct Reference:
+        double shift
         double factor
+    ctypedef struct Block:
+        const real* logits
+        int64_t n
+        double maximum
     ctypedef struct BlockSum:
         double count
         double rest
@@ -50,13 +56,20 @@ cdef extern from "primitives.h" nogil:
     Reference reference_at(double maximum)
     int balancing_exponent(double scale, int exponent)
     Reference shift_exponent(Reference reference, int exponent)
-    double block_maximum(const real* logits, int64_t n)
-    BlockSum block_sum(const real* logits, int64_t n, Reference reference)
+    void open_block(Block* block, const char* row, int64_t element, int64_t j, int64_t n)
+    void block_maximum(Block* block)
+    void shift_block(Block* block, double shift)
+    BlockSum block_sum(const Block* block, Reference reference, Block* next)
     BlockTarget block_target(const real* logits, const real* targets, int64_t n, double maximum)
     void block_softmax(
-        const real* logits, int64_t n, Reference reference, double scale, real* output)
+        const real* logits, int64_t n, Reference reference, double scale, int64_t label,
+        double label_value, real* output, bint streams)
     void block_softmax_minus_target(
         const real* logits, const real* targets, int64_t n, Reference reference, double scale,
-        double target_scale, double mass, double mass_lost, double others, real* output)
+        double target_scale, double mass, double mass_lost, double others, real* output,
+        bint streams)
     void block_log_softmax(
-        const real* logits, int64_t n, double maximum, double log_sum_exp, real* output)
+        const real* logits, int64_t n, double maximum, double log_sum_exp, real* output,
+        bint streams)
+    void prefetch_ends(const char* row, int64_t n_bytes)
+    void finish_streams()

@@ -32,12 +32,43 @@ typedef int64_t real_bits;
 #error "FASTXENT_REAL_BITS must be 32 or 64"
 #endif
 
+/* What a lane's number becomes when 2, 4, ... lanes are taken in another order: k ^ half. Written out,
+ * because gcc 12 puts a vector that is filled in a loop together lane by lane. */
+#define EXCHANGED_2(half) 0 ^ (half), 1 ^ (half)
+#define EXCHANGED_4(half) EXCHANGED_2(half), 2 ^ (half), 3 ^ (half)
+#define EXCHANGED_8(half) EXCHANGED_4(half), 4 ^ (half), 5 ^ (half), 6 ^ (half), 7 ^ (half)
+#define EXCHANGED_16(half)                                                                 \
+  EXCHANGED_8(half), 8 ^ (half), 9 ^ (half), 10 ^ (half), 11 ^ (half), 12 ^ (half),        \
+      13 ^ (half), 14 ^ (half), 15 ^ (half)
+
 #if defined(__AVX512F__)
 #define VECTOR_BYTES 64
+#define EXCHANGED_FLOATS EXCHANGED_16
+#define EXCHANGED_DOUBLES EXCHANGED_8
 #elif defined(__AVX2__)
 #define VECTOR_BYTES 32
+#define EXCHANGED_FLOATS EXCHANGED_8
+#define EXCHANGED_DOUBLES EXCHANGED_4
 #else
 #define VECTOR_BYTES 16
+#define EXCHANGED_FLOATS EXCHANGED_4
+#define EXCHANGED_DOUBLES EXCHANGED_2
+#endif
+
+#if FASTXENT_REAL_BITS == 32
+#define EXCHANGED_LANES EXCHANGED_FLOATS
+#else
+#define EXCHANGED_LANES EXCHANGED_DOUBLES
+#endif
+
+/* A register can be looked up by lane: a table of 2^TABLE_BITS reals costs one instruction. */
+#if defined(__AVX512F__) && FASTXENT_REAL_BITS == 32
+#define TABLE_BITS 4
+#elif (defined(__AVX512F__) && FASTXENT_REAL_BITS == 64) || \
+    (defined(__AVX2__) && FASTXENT_REAL_BITS == 32)
+#define TABLE_BITS 3
+#else
+#define TABLE_BITS 0
 #endif
 
 #define LINE ((int64_t)(64 / sizeof(real)))
@@ -57,12 +88,66 @@ static inline void store(real *destination, vec value) {
   *(vec_unaligned *)destination = value;
 }
 
+/* Past the caches; the address must be that of a whole vector. `finish_streams` must follow before
+ * another thread reads what was written. */
+static inline void store_past_caches(real *destination, vec value) {
+#if defined(__SSE2__)
+  typedef long long packed __attribute__((vector_size(VECTOR_BYTES)));
+#if defined(__AVX512F__)
+  _mm512_stream_si512((__m512i *)destination, (__m512i)(packed)value);
+#elif defined(__AVX2__)
+  _mm256_stream_si256((__m256i *)destination, (__m256i)(packed)value);
+#else
+  _mm_stream_si128((__m128i *)destination, (__m128i)(packed)value);
+#endif
+#else
+  store(destination, value);
+#endif
+}
+
+/* The first and the last line of a row are shared with its neighbours and not streamed. A store to a
+ * line that is not in the cache holds up all stores after it, so they are asked for early. */
+static inline void prefetch_ends(const char *row, int64_t n_bytes) {
+  __builtin_prefetch(row, 1, 3);
+  __builtin_prefetch(row + n_bytes - 1, 1, 3);
+}
+
+static inline void finish_streams(void) {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
+
+/* The vector with `value` in lane k. (Assigned to by an index that is not known, it would go through
+ * memory, whether or not the assignment is reached.) */
+static inline vec replace_lane(vec vector, int64_t k, real value) {
+  const vec_bits chosen = (vec_bits){EXCHANGED_LANES(0)} == (real_bits)k - (vec_bits){0};
+  return (vec)((chosen & (vec_bits)broadcast(value)) | (~chosen & (vec_bits)vector));
+}
+
+/* How many reals lie from the address to the start of the next whole vector. */
+static inline int64_t reals_to_vector(const real *address) {
+  return (int64_t)(-(uintptr_t)address % VECTOR_BYTES / sizeof(real));
+}
+
+static inline vec_bits first_lanes(int64_t n) {
+  return (vec_bits){EXCHANGED_LANES(0)} < (real_bits)n - (vec_bits){0};
+}
+
 /* Only the first `n` lanes are read (or written); the others hold `fill`. */
 static inline vec load_partial(const real *source, int64_t n, real fill) {
 #if defined(__AVX512F__) && FASTXENT_REAL_BITS == 32
   return (vec)_mm512_mask_loadu_ps(_mm512_set1_ps(fill), (__mmask16)((1u << n) - 1), source);
 #elif defined(__AVX512F__)
   return (vec)_mm512_mask_loadu_pd(_mm512_set1_pd(fill), (__mmask8)((1u << n) - 1), source);
+#elif defined(__AVX2__)
+  const vec_bits mask = first_lanes(n);
+#if FASTXENT_REAL_BITS == 32
+  const vec read = (vec)_mm256_maskload_ps(source, (__m256i)mask);
+#else
+  const vec read = (vec)_mm256_maskload_pd(source, (__m256i)mask);
+#endif
+  return (vec)((mask & (vec_bits)read) | (~mask & (vec_bits)broadcast(fill)));
 #else
   real line[VECTOR_BYTES / sizeof(real)];
   for (int64_t j = 0; j < LANES; j++) line[j] = j < n ? source[j] : fill;
@@ -75,12 +160,29 @@ static inline void store_partial(real *destination, vec value, int64_t n) {
   _mm512_mask_storeu_ps(destination, (__mmask16)((1u << n) - 1), (__m512)value);
 #elif defined(__AVX512F__)
   _mm512_mask_storeu_pd(destination, (__mmask8)((1u << n) - 1), (__m512d)value);
+#elif defined(__AVX2__) && FASTXENT_REAL_BITS == 32
+  _mm256_maskstore_ps(destination, (__m256i)first_lanes(n), (__m256)value);
+#elif defined(__AVX2__)
+  _mm256_maskstore_pd(destination, (__m256i)first_lanes(n), (__m256d)value);
 #else
   real line[VECTOR_BYTES / sizeof(real)];
   store(line, value);
   for (int64_t j = 0; j < n; j++) destination[j] = line[j];
 #endif
 }
+
+/* table[k] in every lane, k being the low TABLE_BITS bits of the lane's index. */
+#if TABLE_BITS > 0
+static inline vec lookup(vec table, vec_bits index) {
+#if defined(__AVX512F__) && FASTXENT_REAL_BITS == 32
+  return (vec)_mm512_permutexvar_ps((__m512i)index, (__m512)table);
+#elif defined(__AVX512F__)
+  return (vec)_mm512_permutexvar_pd((__m512i)index, (__m512d)table);
+#else
+  return (vec)_mm256_permutevar8x32_ps((__m256)table, (__m256i)index);
+#endif
+}
+#endif
 
 /* a > b ? a : b, hence b where either is NaN: the order of the arguments matters. */
 static inline vec maximum(vec a, vec b) {
@@ -167,18 +269,37 @@ static inline int any_equal(vec x, vec y) {
 #endif
 }
 
-/* Sums in float64, one for each real of a line. */
+/* The largest lane, none of which is NaN. */
+static inline real fold_maximum(vec value) {
+#pragma GCC unroll 4
+  for (int half = (int)LANES / 2; half > 0; half /= 2)
+    value = maximum(value, __builtin_shuffle(value, (vec_bits){EXCHANGED_LANES(half)}));
+  return value[0];
+}
+
+typedef double wide __attribute__((vector_size(VECTOR_BYTES)));
+typedef int64_t wide_bits __attribute__((vector_size(VECTOR_BYTES)));
+#define WIDE_LANES (VECTOR_BYTES / 8)
+#define WIDE_COLUMNS ((int)(LINE / WIDE_LANES))
+
+/* Sums in float64, one for each real of a line; in float64 arithmetic also what they have lost. */
 typedef struct {
-#if FASTXENT_REAL_BITS == 32
-  double __attribute__((vector_size(VECTOR_BYTES))) lanes[2 * COLUMNS];
-#else
-  vec lanes[COLUMNS];
+  wide lanes[WIDE_COLUMNS];
+#if FASTXENT_REAL_BITS == 64
+  wide lost[WIDE_COLUMNS];
 #endif
 } line_sum;
 
+/* a + b, and what its rounding loses exactly (Knuth) added to `lost`; NaN where it is not finite. */
+static inline wide add_wide(wide a, wide b, wide *lost) {
+  const wide total = a + b, part = total - a;
+  *lost += (a - (total - part)) + (b - part);
+  return total;
+}
+
 static inline void line_sum_add(line_sum *sum, int column, vec value) {
 #if FASTXENT_REAL_BITS == 64
-  sum->lanes[column] += value;
+  sum->lanes[column] = add_wide(sum->lanes[column], value, &sum->lost[column]);
 #elif defined(__AVX512F__)
   sum->lanes[0] += _mm512_cvtps_pd(_mm512_castps512_ps256((__m512)value));
   sum->lanes[1] += _mm512_cvtps_pd(
@@ -194,13 +315,42 @@ static inline void line_sum_add(line_sum *sum, int column, vec value) {
 #endif
 }
 
-/* The lanes folded in half until one is left: the same order at every register width. */
-static inline double line_sum_total(const line_sum *sum) {
-  double lanes[64 / sizeof(real)];
-  memcpy(lanes, sum->lanes, sizeof lanes);
-  for (int half = (int)LINE / 2; half > 0; half /= 2)
-    for (int k = 0; k < half; k++) lanes[k] += lanes[k + half];
-  return lanes[0];
+typedef struct {
+  double total;
+  double lost;
+} LineTotal;
+
+/* The lanes folded in half until one is left: the same order at every register width. What float64
+ * loses of a sum of float32 is nothing. */
+static inline LineTotal line_sum_total(const line_sum *sum) {
+  line_sum folded = *sum;
+#if FASTXENT_REAL_BITS == 64
+#define FOLD(column, other, other_lost)                                                    \
+  folded.lost[column] += other_lost;                                                       \
+  folded.lanes[column] = add_wide(folded.lanes[column], other, &folded.lost[column]);
+#else
+#define FOLD(column, other, other_lost) folded.lanes[column] += other;
+#endif
+#pragma GCC unroll 8
+  for (int half = WIDE_COLUMNS / 2; half > 0; half /= 2)
+    for (int c = 0; c < half; c++) { FOLD(c, folded.lanes[c + half], folded.lost[c + half]) }
+#pragma GCC unroll 4
+  for (int half = WIDE_LANES / 2; half > 0; half /= 2) {
+    const wide_bits exchanged = {EXCHANGED_DOUBLES(half)};
+    FOLD(0, __builtin_shuffle(folded.lanes[0], exchanged),
+         __builtin_shuffle(folded.lost[0], exchanged))
+  }
+#undef FOLD
+#if FASTXENT_REAL_BITS == 64
+  return (LineTotal){folded.lanes[0][0], folded.lost[0][0]};
+#else
+  return (LineTotal){folded.lanes[0][0], 0.0};
+#endif
 }
+
+/* Asks for the line at an address, which need not be valid, to be brought into the second-level
+ * cache: asked into the first, lines came no sooner and were driven out again before they were
+ * used (65536 x 1000 float32, one thread: 17.7 ms against 16.3). */
+static inline void prefetch(const char *address) { __builtin_prefetch(address, 0, 2); }
 
 #endif

@@ -48,6 +48,7 @@ class Context(NamedTuple):
     output: int = 0
     output_stride: int = 0
     output_scale: float = 1.0
+    output_streams: int = 0
     losses: int = 0
     states: int = 0
 
