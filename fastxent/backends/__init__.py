@@ -158,7 +158,8 @@ def evaluate(
             output=address_of(output.array),
             output_stride=output.stride,
             output_scale=output_scale,
-            output_streams=output.array.nbytes > 32 << 20 and output.array.ctypes.data != rows.array.ctypes.data,
+            output_streams=output.array.nbytes > 32 << 20
+            and output.array.ctypes.data != rows.array.ctypes.data,
         )
     context = fields.pack()
     twin = kernels_of(plan.backend)
