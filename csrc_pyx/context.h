@@ -9,8 +9,11 @@ typedef struct {
   int64_t n_classes;
   int64_t segment;         /* classes in a segment: sums start afresh at each */
   int64_t n_segments;      /* segments in a row */
+  int64_t n_inner;         /* rows at logits_inner_stride from each other, before the next stride */
   const char *logits;
-  int64_t logits_stride;   /* bytes from row to row */
+  int64_t logits_stride;   /* bytes from one run of n_inner rows to the next */
+  int64_t logits_inner_stride;
+  int64_t logits_class_stride;
   int64_t logits_element;
   int64_t target;          /* what the loss is taken against: nothing, labels or probabilities */
   const int64_t *labels;
@@ -22,6 +25,8 @@ typedef struct {
   int64_t output_kind;     /* what is written for each class: nothing, a gradient, ... */
   char *output;
   int64_t output_stride;
+  int64_t output_inner_stride;
+  int64_t output_class_stride;
   double output_scale;     /* the gradient is multiplied by it */
   int64_t output_streams;  /* whether the output goes past the caches: it is larger than they are */
   double *losses;          /* one a row */

@@ -24,6 +24,10 @@ from libc.math cimport INFINITY, NAN, exp, fma, frexp, ldexp, log, log1p
 from libc.stdint cimport int64_t, uintptr_t
 
 from primitives cimport (
+    LANES, MOST_LANES, LaneReference, LaneSums, Tile, load_tile, log_softmax_tile, softmax_tile,
+    store_tile, sum_tile,
+)
+from primitives cimport (
     BLOCK, Block, BlockSum, BlockTarget, Context, Reference, balancing_exponent,
     block_log_softmax, block_maximum, block_softmax, block_softmax_minus_target, block_sum,
     block_target, element_size, finish_streams, load_block, load_element,
@@ -267,22 +271,28 @@ cdef State classes_state(
     return state if is_first_segment else merge(before, state)
 
 
-cdef double label_logit(const Context* context, int64_t i) noexcept nogil:
-    # NaN for a label that is no class: it was one when the call checked it, and the array may
-    # have been written to since.
-    cdef int64_t element = context.logits_element
-    cdef int64_t label = context.labels[i]
-    if label < 0 or label >= context.n_classes:
+cdef double logit_at(const Context* context, int64_t i, int64_t j) noexcept nogil:
+    # NaN for a class there is none of: labels were classes when the call checked them, and their
+    # array may have been written to since.
+    if j < 0 or j >= context.n_classes:
         return NAN
     return load_element(
-        context.logits + i * context.logits_stride + label * element_size(element), element
+        context.logits + i // context.n_inner * context.logits_stride
+        + i % context.n_inner * context.logits_inner_stride + j * context.logits_class_stride,
+        context.logits_element,
     )
 
 
-cdef double row_result(const Context* context, int64_t i, State state) noexcept nogil:
-    # The loss of row i, or logsumexp where there is no target.
+cdef double label_logit(const Context* context, int64_t i) noexcept nogil:
+    return logit_at(context, i, context.labels[i]) if context.target == TARGET_LABELS else 0.0
+
+
+cdef double row_result(
+    const Context* context, int64_t i, State state, double label_x
+) noexcept nogil:
+    # The loss of row i, whose label's logit is label_x, or logsumexp where there is no target.
     if context.target == TARGET_LABELS:
-        return (state.maximum - label_logit(context, i)) + log_sum_exp(state)
+        return (state.maximum - label_x) + log_sum_exp(state)
     if context.target == TARGET_PROBS and state.mass == 0.0:
         return 0.0
     if context.target == TARGET_PROBS:
@@ -297,13 +307,10 @@ cdef double row_result(const Context* context, int64_t i, State state) noexcept 
 
 
 cdef bint has_nan(const Context* context, int64_t i) noexcept nogil:
-    cdef int64_t element = context.logits_element
     cdef int64_t j
     cdef double value
     for j in range(context.n_classes):
-        value = load_element(
-            context.logits + i * context.logits_stride + j * element_size(element), element
-        )
+        value = logit_at(context, i, j)
         if value != value:
             return True
     return False
@@ -420,13 +427,110 @@ cdef void rows_evaluate(const Context* context, int64_t start, int64_t stop) noe
         state = classes_state(
             context, i, 0, context.n_classes, following if following < stop else -1, &reading
         )
-        context.losses[i] = row_result(context, i, state)
+        label_x = label_logit(context, i)
+        context.losses[i] = row_result(context, i, state, label_x)
         if context.output_kind != OUTPUT_NOTHING:
-            label_x = label_logit(context, i) if context.target == TARGET_LABELS else 0.0
             write_output(context, i, 0, context.n_classes, state, label_x)
         write_ignored(context, i + 1, following)
         i = following
     finish_streams()
+
+
+cdef double lane_label_logit(
+    const Context* context, int64_t i, const Tile* tile, int64_t k
+) noexcept nogil:
+    # label_logit of row i, which is in lane k.
+    cdef int64_t label = context.labels[i]
+    if label < 0 or label >= context.n_classes:
+        return NAN
+    return tile.values[label * LANES + k]
+
+
+cdef double lane_result(
+    const Context* context, int64_t i, const Tile* tile, const LaneSums* sums, int64_t k
+) noexcept nogil:
+    # row_result of row i, which is in lane k.
+    if is_ignored(context, i):
+        return 0.0
+    if context.target == TARGET_LABELS:
+        return (sums.maximum[k] - lane_label_logit(context, i, tile, k)) + sums.log_sum_exp[k]
+    if sums.maximum[k] - sums.maximum[k] != 0.0 and not has_nan(context, i):
+        return sums.maximum[k]
+    return sums.maximum[k] + sums.log_sum_exp[k]
+
+
+cdef void lanes_write(
+    const Context* context, int64_t i, int64_t n, Tile* tile, const LaneSums* sums,
+    const LaneReference* reference
+) noexcept nogil:
+    # The output of rows i..i+n, in place of their logits in the tile, then to where it belongs.
+    cdef double[MOST_LANES] scales
+    cdef double[MOST_LANES] label_values
+    cdef int64_t j, k, label
+    for k in range(LANES):
+        scales[k] = context.output_scale * sums.scale[k]
+        if k < n and context.target == TARGET_LABELS:
+            # p_y - 1 without the difference where y holds the maximum; elsewhere p_y is at most a
+            # half, and p_y - 1 loses no digit
+            label_values[k] = NAN
+            if lane_label_logit(context, i + k, tile, k) == sums.maximum[k]:
+                label_values[k] = -sums.others[k] * context.output_scale
+    if context.output_kind == OUTPUT_LOG_SOFTMAX:
+        log_softmax_tile(tile, context.n_classes, sums.maximum, sums.log_sum_exp)
+    else:
+        softmax_tile(tile, context.n_classes, reference, scales)
+    for k in range(n if context.target == TARGET_LABELS else 0):
+        label = context.labels[i + k]
+        if is_ignored(context, i + k):
+            for j in range(context.n_classes):
+                tile.values[j * LANES + k] = 0.0
+        elif 0 <= label < context.n_classes:
+            j = label * LANES + k
+            if label_values[k] == label_values[k]:
+                tile.values[j] = <real>label_values[k]
+            else:
+                tile.values[j] = <real>(tile.values[j] - context.output_scale)
+    store_tile(
+        tile,
+        context.output + i // context.n_inner * context.output_stride
+        + i % context.n_inner * context.output_inner_stride,
+        context.logits_element, context.n_classes, n, context.output_inner_stride,
+        context.output_class_stride,
+    )
+
+
+cdef void lanes_evaluate(const Context* context, int64_t start, int64_t stop) noexcept nogil:
+    # What rows_evaluate does, for labels or no target, with a row in each lane.
+    cdef Tile tile
+    cdef LaneSums sums
+    cdef LaneReference reference
+    cdef const char* source
+    cdef int64_t i, k, n
+    cdef int64_t ahead_stride = max(
+        context.logits_class_stride,
+        LANES * context.logits_inner_stride // context.n_classes,
+    )
+    i = start
+    while i < stop:
+        n = min(LANES, stop - i)
+        n = min(n, context.n_inner - i % context.n_inner)
+        source = (
+            context.logits + i // context.n_inner * context.logits_stride
+            + i % context.n_inner * context.logits_inner_stride
+        )
+        load_tile(
+            &tile, source, context.logits_element, context.n_classes, n,
+            context.logits_inner_stride, context.logits_class_stride,
+        )
+        sum_tile(
+            &tile, context.n_classes, source + 4 * LANES * context.logits_inner_stride,
+            ahead_stride, &sums, &reference,
+        )
+        for k in range(n):
+            context.losses[i + k] = lane_result(context, i + k, &tile, &sums, k)
+        if context.output_kind != OUTPUT_NOTHING:
+            lanes_write(context, i, n, &tile, &sums, &reference)
+        i += n
 
 
 cdef void store_state(const Context* context, int64_t k, State state) noexcept nogil:
@@ -468,6 +572,7 @@ cdef void segments_reduce(const Context* context, int64_t start, int64_t stop) n
 cdef void rows_merge(const Context* context, int64_t start, int64_t stop) noexcept nogil:
     # Merges the segments of rows start..stop into each row's first slot.
     cdef int64_t i, k
+    cdef double label_x
     cdef State state
     for i in range(start, stop):
         if is_ignored(context, i):
@@ -476,11 +581,11 @@ cdef void rows_merge(const Context* context, int64_t start, int64_t stop) noexce
         state = stored_state(context, i * context.n_segments)
         for k in range(i * context.n_segments + 1, (i + 1) * context.n_segments):
             state = merge(state, stored_state(context, k))
-        context.losses[i] = row_result(context, i, state)
+        label_x = label_logit(context, i)
+        context.losses[i] = row_result(context, i, state, label_x)
         store_state(context, i * context.n_segments, state)
-        if context.target == TARGET_LABELS:
-            # the next segment's slot is free now
-            context.states[(i * context.n_segments + 1) * STATE_SIZE] = label_logit(context, i)
+        # the next segment's slot is free now
+        context.states[(i * context.n_segments + 1) * STATE_SIZE] = label_x
 
 
 cdef void segments_write(const Context* context, int64_t start, int64_t stop) noexcept nogil:
@@ -566,6 +671,7 @@ cdef void rows_sum(const Context* context, int64_t start, int64_t stop) noexcept
 
 KERNELS = {
     "rows_evaluate": <uintptr_t>&rows_evaluate,
+    "lanes_evaluate": <uintptr_t>&lanes_evaluate,
     "segments_reduce": <uintptr_t>&segments_reduce,
     "rows_merge": <uintptr_t>&rows_merge,
     "segments_write": <uintptr_t>&segments_write,

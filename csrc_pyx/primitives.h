@@ -179,9 +179,8 @@ typedef struct {
 } Reduced;
 
 /* A NaN stays NaN; for -inf, or anything far below m, the power is exactly 0. */
-static inline Reduced reduce(vec x, const Reference *reference, const Table *table) {
-  const vec rounder = broadcast(reference->rounder);
-  const vec d = maximum(broadcast(reference->lowest), x);
+static inline Reduced reduce_with(vec x, vec lowest, vec rounder, const Table *table) {
+  const vec d = maximum(lowest, x);
   const vec t = multiply_add(d, broadcast(STEPS * LOG2_E), rounder);
   const vec n = rounder - t;
   vec r = multiply_add(n, broadcast(LN2_HIGH / STEPS), d);
@@ -196,6 +195,10 @@ static inline Reduced reduce(vec x, const Reference *reference, const Table *tab
 #else
   return (Reduced){(vec)bits, slope * r};
 #endif
+}
+
+static inline Reduced reduce(vec x, const Reference *reference, const Table *table) {
+  return reduce_with(x, broadcast(reference->lowest), broadcast(reference->rounder), table);
 }
 
 /* scale * exp(x - m) / factor */

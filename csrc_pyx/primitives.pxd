@@ -8,8 +8,11 @@ cdef extern from "context.h" nogil:
         int64_t n_classes
         int64_t segment
         int64_t n_segments
+        int64_t n_inner
         const char* logits
         int64_t logits_stride
+        int64_t logits_inner_stride
+        int64_t logits_class_stride
         int64_t logits_element
         int64_t target
         const int64_t* labels
@@ -21,6 +24,8 @@ cdef extern from "context.h" nogil:
         int64_t output_kind
         char* output
         int64_t output_stride
+        int64_t output_inner_stride
+        int64_t output_class_stride
         double output_scale
         int64_t output_streams
         double* losses
@@ -73,3 +78,31 @@ cdef extern from "primitives.h" nogil:
         bint streams)
     void prefetch_ends(const char* row, int64_t n_bytes)
     void finish_streams()
+
+cdef extern from "lanes.h" nogil:
+    ctypedef struct Tile:
+        real* values
+    # each with LANES numbers
+    ctypedef struct LaneSums:
+        double* maximum
+        double* log_sum_exp
+        double* scale
+        double* others
+    ctypedef struct LaneReference:
+        pass
+    int64_t LANES
+    enum:
+        MOST_LANES
+    void load_tile(
+        Tile* tile, const char* source, int64_t element, int64_t n_classes, int64_t n,
+        int64_t row_stride, int64_t class_stride)
+    void store_tile(
+        const Tile* tile, char* destination, int64_t element, int64_t n_classes, int64_t n,
+        int64_t row_stride, int64_t class_stride)
+    void sum_tile(
+        const Tile* tile, int64_t n_classes, const char* ahead, int64_t ahead_stride,
+        LaneSums* sums, LaneReference* reference)
+    void softmax_tile(
+        Tile* tile, int64_t n_classes, const LaneReference* reference, const double* scales)
+    void log_softmax_tile(
+        Tile* tile, int64_t n_classes, const double* maxima, const double* logs)

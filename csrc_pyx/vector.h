@@ -228,6 +228,10 @@ static inline vec multiply_add(vec a, vec b, vec c) {
 /* Lanes of `value` where `mask` is set, 0 elsewhere. */
 static inline vec keep(vec_bits mask, vec value) { return (vec)(mask & (vec_bits)value); }
 
+static inline vec choose(vec_bits mask, vec yes, vec no) {
+  return (vec)((mask & (vec_bits)yes) | (~mask & (vec_bits)no));
+}
+
 /* `value` where x differs from y (or either is NaN) and 0 where they are equal; adds the number
  * of equal lanes to `count`. */
 static inline vec clear_equal(vec value, vec x, vec y, int64_t *count) {

@@ -34,8 +34,11 @@ class Context(NamedTuple):
     n_classes: int
     segment: int = SEGMENT
     n_segments: int = 1
+    n_inner: int = 1
     logits: int = 0
     logits_stride: int = 0
+    logits_inner_stride: int = 0
+    logits_class_stride: int = 0
     logits_element: int = FLOAT32
     target: int = TARGET_NOTHING
     labels: int = 0
@@ -47,6 +50,8 @@ class Context(NamedTuple):
     output_kind: int = OUTPUT_NOTHING
     output: int = 0
     output_stride: int = 0
+    output_inner_stride: int = 0
+    output_class_stride: int = 0
     output_scale: float = 1.0
     output_streams: int = 0
     losses: int = 0

@@ -211,8 +211,8 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
 
     @inlined
     def log_sum_exp(state):
-        # log(sum_exp), relative to the maximum; log1p keeps the digits of a confident row. Elsewhere
-        # log is as exact, and takes 5 ns instead of 20.
+        # log(sum_exp), relative to the maximum; log1p keeps the digits of a confident row.
+        # Elsewhere log is as exact, and takes 5 ns instead of 20.
         if state.count == 1.0 and state.rest < 0.5:
             return log1p(state.rest + state.rest_lost)
         return log(sum_exp(state)) + sum_exp_low(state) / sum_exp(state)

@@ -144,10 +144,11 @@ class Arithmetic(NamedTuple):
 
     real: Any
     own_element: int
-    # e^r = 1 + r + r^2 (...), minimax in relative error over |r| <= ln2/(2s), with coefficients that
-    # the type holds exactly, for each number of table_bits; docs/derive_exponential.py prints them
-    # and their errors: at most 0.053 units of 2^-24, 0.034 of 2^-53. The more steps to a power of
-    # two, the lower the degree, and multiply-adds are what the pass over the exponentials waits for.
+    # e^r = 1 + r + r^2 (...), minimax in relative error over |r| <= ln2/(2s), with coefficients
+    # that the type holds exactly, for each number of table_bits; docs/derive_exponential.py prints
+    # them and their errors: at most 0.053 units of 2^-24, 0.034 of 2^-53. The more steps to a power
+    # of two, the lower the degree, and multiply-adds are what the pass over the exponentials waits
+    # for.
     coefficients: dict[int, tuple[str, ...]]
     # 2^(i/s), rounded, and what rounding has left out of it: 2^(i/s) = powers[i] * (1 +
     # corrections[i]). With fewer steps it is every second of them.
