@@ -157,6 +157,8 @@ def _layout(array: Array) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
 
 def _overlaps_itself(array: Array) -> bool:
     """Whether elements may share memory: exact for all slices and transposes of whole arrays."""
+    if array.size == 0:
+        return False
     extent = array.itemsize
     for stride, n in sorted((abs(s), n) for s, n in zip(array.strides, array.shape, strict=True)):
         if n > 1 and stride < extent:
