@@ -5,6 +5,12 @@
 
 #include <stdint.h>
 
+/* Sums start afresh every SEGMENT classes; what a segment leaves behind is STATE_SIZE numbers. */
+enum { SEGMENT = 16384, STATE_SIZE = 8 };
+
+/* A larger output goes past the caches: it would drive out all that is in them. */
+enum { STREAM_BYTES = 33554432 };
+
 typedef struct {
   int64_t n_classes;
   int64_t segment;         /* classes in a segment: sums start afresh at each */

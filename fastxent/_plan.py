@@ -16,7 +16,7 @@ _WORK_PER_THREAD: Final = 1 << 17
 _WORK_PER_CHUNK: Final = 1 << 15
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # frozen it would take 0.4 us more to make
 class Plan:
     backend: str
     n_threads: int
@@ -31,10 +31,14 @@ def make_plan(n_rows: int, n_classes: int, backend: object, n_threads: object) -
     """
     name = backends.get_backend() if backend is None else backends.check_backend(backend)
     allowed = get_num_threads() if n_threads is None else check_num_threads(n_threads)
-    useful = max(1, min(allowed, n_rows * n_classes // _WORK_PER_THREAD))
+    useful = n_rows * n_classes // _WORK_PER_THREAD
+    if useful > allowed:
+        useful = allowed
+    if useful <= 1:
+        return Plan(name, 1, _WORK_PER_CHUNK // n_classes or 1, False)
     return Plan(
-        backend=name,
-        n_threads=useful,
-        chunk=max(1, _WORK_PER_CHUNK // n_classes),
-        splits_rows=useful > 1 and n_rows < 8 * useful and n_classes > SEGMENT,
+        name,
+        useful,
+        _WORK_PER_CHUNK // n_classes or 1,
+        n_rows < 8 * useful and n_classes > SEGMENT,
     )

@@ -3,40 +3,26 @@
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass
 
 import numpy as np
 
 from . import backends
-from ._plan import Plan
-from ._validation import Array, Rows, as_array, as_rows, element_of
+from ._validation import Array, as_array, as_rows, check_floats
 
 _LARGEST = 2**63 - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Integer labels, or probabilities: one of the two is None."""
-
-    labels: Array | None = None  # int64 (n_rows,)
-    ignore_index: int | None = None
-    probs: Rows | None = None
-    n_kept: int = 0  # the rows that a mean divides by
-
-
 def make_target(
-    labels: object,
-    logits: Array,
-    axis: int,
-    rows: Rows,
-    plan: Plan,
-    ignore_index: object = None,
-) -> tuple[Array, Target]:
-    """The labels as an array, and the target; an error names the first row that is wrong."""
-    array = as_labels(labels)
+    array: Array, logits: Array, axis: int, ignore_index: object
+) -> tuple[Array, int | None]:
+    """Labels as the kernels take them, and the index to ignore; an error where they do not fit.
+
+    That is an int64 for every row, or rows of probabilities. The kernels look at the values, and
+    `bad_row` says what is wrong with one.
+    """
     ignored = _check_ignore_index(ignore_index)
     if array.dtype.kind in "iu":
-        return array, label_target(array, logits, axis, rows, plan, ignored)
+        return _label_target(array, logits, axis, ignored)
     if array.dtype.kind == "b":
         advice = (
             "as probabilities they must be floats: labels.astype(np.float32)"
@@ -55,7 +41,7 @@ def make_target(
             "ignore_index goes with integer labels; a row of probabilities that are all 0 has loss "
             "and gradient 0, but counts in a mean: use reduction='sum' and divide yourself"
         )
-    return array, probs_target(array, logits, axis, rows, plan)
+    return _probs_target(array, logits, axis), None
 
 
 def as_labels(labels: object) -> Array:
@@ -66,9 +52,9 @@ def as_labels(labels: object) -> Array:
     return array
 
 
-def label_target(
-    labels: Array, logits: Array, axis: int, rows: Rows, plan: Plan, ignore_index: int | None
-) -> Target:
+def _label_target(
+    labels: Array, logits: Array, axis: int, ignore_index: int | None
+) -> tuple[Array, int | None]:
     """One class a row."""
     expected = logits.shape[:axis] + logits.shape[axis + 1 :]
     if labels.shape != expected:
@@ -77,22 +63,7 @@ def label_target(
             f"integer labels of shape {labels.shape} do not fit logits of shape {logits.shape} "
             f"with classes along axis {axis}: they must have shape {expected}{advice}"
         )
-    flat, ignored = _as_int64(labels.reshape(-1), ignore_index)
-    bad, n_kept = backends.check_labels(plan, rows, flat, ignored)
-    if bad >= 0:
-        position = np.unravel_index(bad, expected)
-        found = int(labels[position])
-        where = f"[{', '.join(str(int(k)) for k in position)}]" if position else ""
-        advice = (
-            f"; pass ignore_index={found} to leave such rows out"
-            if found < 0 and ignore_index is None
-            else ""
-        )
-        raise ValueError(
-            f"labels{where} is {found}, which is not one of the {rows.n_classes} classes "
-            f"(0 to {rows.n_classes - 1}){advice}"
-        )
-    return Target(labels=flat, ignore_index=ignored, n_kept=n_kept)
+    return _as_int64(labels.reshape(-1), ignore_index)
 
 
 def _shape_advice(labels: Array, logits: Array, expected: tuple[int, ...]) -> str:
@@ -107,9 +78,9 @@ def _shape_advice(labels: Array, logits: Array, expected: tuple[int, ...]) -> st
     return ""
 
 
-def probs_target(labels: Array, logits: Array, axis: int, rows: Rows, plan: Plan) -> Target:
+def _probs_target(labels: Array, logits: Array, axis: int) -> Array:
     """A probability for every class of every row."""
-    element = element_of(labels, "labels")
+    check_floats(labels, "labels")
     if labels.shape != logits.shape:
         advice = (
             "; class indices must be integers: labels.astype(np.int64)"
@@ -120,22 +91,35 @@ def probs_target(labels: Array, logits: Array, axis: int, rows: Rows, plan: Plan
             f"labels are floats, hence probabilities, of shape {labels.shape}; they must have "
             f"that of logits, {logits.shape}{advice}"
         )
-    probs = as_rows(labels, axis, element)
-    largest = float(np.finfo(np.float64 if rows.real_bits == 64 else np.float32).max)
-    bad = backends.check_probs(plan, probs, largest)
-    if bad >= 0:
-        row = probs.array[bad].astype(np.float64)
-        j = int(np.argmin((row >= 0) & (row <= largest)))
-        batch = np.unravel_index(bad, labels.shape[:axis] + labels.shape[axis + 1 :])
-        position = [int(k) for k in batch]
-        position.insert(axis, j)
-        where = ", ".join(map(str, position))
-        raise ValueError(
-            f"labels[{where}] is {row[j]}, which is not a probability: labels given as floats "
-            f"must be finite and not negative, and at most {largest:.3g} with {logits.dtype.name} "
-            "logits"
+    return as_rows(labels, axis)
+
+
+def bad_row(row: int, labels: Array, logits: Array, axis: int, ignore_index: object) -> ValueError:
+    """What is wrong with the labels of a row."""
+    batch = logits.shape[:axis] + logits.shape[axis + 1 :]
+    place = [int(k) for k in np.unravel_index(row, batch)]
+    if labels.dtype.kind in "iu":
+        n_classes = logits.shape[axis]
+        found = int(labels[tuple(place)])
+        where = f"[{', '.join(map(str, place))}]" if place else ""
+        advice = (
+            f"; pass ignore_index={found} to leave such rows out"
+            if found < 0 and ignore_index is None
+            else ""
         )
-    return Target(probs=probs, n_kept=rows.n_rows)
+        return ValueError(
+            f"labels{where} is {found}, which is not one of the {n_classes} classes "
+            f"(0 to {n_classes - 1}){advice}"
+        )
+    largest = backends.largest_prob(logits.dtype)
+    probs = np.moveaxis(labels, axis, -1)[tuple(place)].astype(np.float64)
+    j = int(np.argmin((probs >= 0) & (probs <= largest)))
+    place.insert(axis, j)
+    return ValueError(
+        f"labels[{', '.join(map(str, place))}] is {probs[j]}, which is not a probability: labels "
+        f"given as floats must be finite and not negative, and at most {largest:.3g} with "
+        f"{logits.dtype.name} logits"
+    )
 
 
 def _check_ignore_index(ignore_index: object) -> int | None:
@@ -160,5 +144,7 @@ def _as_int64(labels: Array, ignore_index: int | None) -> tuple[Array, int | Non
         flat[labels == np.uint64(ignore_index)] = -1
         return flat, -1
     flat = np.ascontiguousarray(labels, dtype=np.int64)
+    if not flat.flags.aligned:
+        flat = flat.copy()
     fits = ignore_index is not None and -_LARGEST - 1 <= ignore_index <= _LARGEST
     return flat, ignore_index if fits else None

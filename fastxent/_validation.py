@@ -2,60 +2,30 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
-from .backends.context import BFLOAT16, FLOAT16, FLOAT32, FLOAT64
+from . import backends
+from .backends.context import ELEMENTS
 
 Array = np.ndarray[Any, Any]
 
-_ELEMENTS: Final = {
-    "float16": FLOAT16,
-    "bfloat16": BFLOAT16,
-    "float32": FLOAT32,
-    "float64": FLOAT64,
-}
 # Candidate solutions tried before two arrays count as overlapping; the question is NP-complete.
 # (NumPy's stubs know only two of the values it takes.)
 _OVERLAP_WORK: Final = 100_000
 
-_NATIVE_ELEMENTS: Final = {
-    np.dtype(name): _ELEMENTS[name] for name in ("float16", "float32", "float64")
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """An array as the kernels take it: `n_rows` rows, each of `n_classes` contiguous elements."""
-
-    array: Array  # (n_rows, n_classes), native byte order; rows may lie any distance apart
-    element: int
-
-    @property
-    def n_rows(self) -> int:
-        return int(self.array.shape[0])
-
-    @property
-    def n_classes(self) -> int:
-        return int(self.array.shape[1])
-
-    @property
-    def stride(self) -> int:
-        """Bytes from one row to the next."""
-        return int(self.array.strides[0])
-
-    @property
-    def real_bits(self) -> int:
-        """The width of the floats that are computed with: 64 for float64, else 32."""
-        return 64 if self.element == FLOAT64 else 32
+# A dtype's name takes a microsecond to make up.
+_NATIVE: Final = frozenset(map(np.dtype, ("float16", "float32", "float64")))
 
 
 def as_array(value: object, name: str) -> Array:
     """`value` as a NumPy array, without a copy where it offers one of the array protocols."""
+    if type(value) is np.ndarray:
+        return value
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(
             f"{name} is a masked array, whose mask would be lost; fill it: logits.filled(-np.inf) "
@@ -89,23 +59,19 @@ def as_array(value: object, name: str) -> Array:
         ) from error
 
 
-def element_of(array: Array, name: str) -> int:
-    """The kernels' number for the array's dtype; TypeError where they do not take it."""
-    element = _NATIVE_ELEMENTS.get(array.dtype)  # a dtype's name takes a microsecond to make up
-    if element is None:
-        element = _ELEMENTS.get(array.dtype.name)
-    if element is None:
-        wanted = "np.float64" if array.dtype.kind == "f" else "np.float32"
-        advice = (
-            f"convert them with np.asarray({name}, {wanted})"
-            if array.dtype.kind in "iufb"
-            else "pass real numbers"
-        )
-        raise TypeError(
-            f"{name} must be float16, bfloat16, float32 or float64, not {array.dtype.name}; "
-            f"{advice}"
-        )
-    return element
+def check_floats(array: Array, name: str) -> None:
+    """TypeError where the kernels do not take the array's dtype."""
+    if array.dtype in _NATIVE or array.dtype.name in ELEMENTS:
+        return
+    wanted = "np.float64" if array.dtype.kind == "f" else "np.float32"
+    advice = (
+        f"convert them with np.asarray({name}, {wanted})"
+        if array.dtype.kind in "iufb"
+        else "pass real numbers"
+    )
+    raise TypeError(
+        f"{name} must be float16, bfloat16, float32 or float64, not {array.dtype.name}; {advice}"
+    )
 
 
 def normalise_axis(axis: object, ndim: int) -> int:
@@ -130,36 +96,57 @@ def normalise_axis(axis: object, ndim: int) -> int:
     return index % ndim
 
 
-def as_rows(array: Array, axis: int, element: int) -> Rows:
-    """The array with its class axis last and all others merged; a copy only where it must be."""
+def as_rows(array: Array, axis: int) -> Array:
+    """The array as the kernels take it: (n_rows, n_classes), the classes contiguous.
+
+    Its class axis comes last, all others are merged; a copy only where it must be.
+    """
     moved = array if axis == array.ndim - 1 else np.moveaxis(array, axis, -1)
     n_classes = moved.shape[-1]
-    n_rows = moved.size // n_classes if n_classes else 0
-    rows = moved.reshape(n_rows, n_classes)
-    packed = n_classes == 1 or rows.strides[1] == rows.itemsize
+    rows = moved.reshape(moved.size // n_classes if n_classes else 0, n_classes)
+    packed = rows.flags.c_contiguous or n_classes == 1 or rows.strides[1] == rows.itemsize
     if not (packed and rows.dtype.isnative and rows.flags.aligned):
         rows = np.array(rows, dtype=rows.dtype.newbyteorder("="), order="C", copy=True)
-    return Rows(rows, element)
+    return rows
 
 
-def logits_rows(logits: object, axis: object) -> tuple[Array, int, Rows]:
-    """The logits as an array, their class axis, and their rows."""
+def as_planes(array: Array, axis: int) -> Array | None:
+    """The array with three axes, the classes along the second, without a copy.
+
+    None where the classes come last in memory, or where it takes a copy.
+    """
+    if array.ndim == 2 and axis == 1 and array.flags.f_contiguous:
+        array, axis = array.T, 0
+    n_classes = array.shape[axis]
+    n_outer = math.prod(array.shape[:axis])
+    n_inner = math.prod(array.shape[axis + 1 :])
+    if n_inner <= 1 or not (
+        array.flags.c_contiguous and array.dtype.isnative and array.flags.aligned
+    ):
+        return None
+    return array.reshape(n_outer, n_classes, n_inner)
+
+
+def logits_array(logits: object, axis: object) -> tuple[Array, int]:
+    """The logits as an array, and their class axis."""
     array = as_array(logits, "logits")
-    element = element_of(array, "logits")
+    check_floats(array, "logits")
     class_axis = normalise_axis(axis, array.ndim)
     if array.shape[class_axis] == 0:
         raise ValueError(
             f"logits of shape {array.shape} has no classes along axis {class_axis}; "
             "there must be at least one"
         )
-    return array, class_axis, as_rows(array, class_axis, element)
+    return array, class_axis
 
 
-def check_out(out: object, logits: Array, others: dict[str, Array]) -> Array:
-    """`out` if it can take the result: logits' shape and dtype, writable, not overlapping.
+def check_out(out: object, logits: Array, labels: Array | None) -> None:
+    """An error unless `out` can take the result: logits' shape and dtype, writable, no overlap.
 
     `out` may be `logits` itself, or an array on exactly the same memory.
     """
+    if backends.driver.is_apart(out, logits, labels):  # what follows takes 4 us
+        return
     if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
         raise TypeError(f"out must be a NumPy array, not {type(out).__name__}")
     if out.shape != logits.shape:
@@ -178,10 +165,8 @@ def check_out(out: object, logits: Array, others: dict[str, Array]) -> Array:
             "out overlaps logits without being the same array; pass out=logits to work in place, "
             "or an array with memory of its own"
         )
-    for name, other in others.items():
-        if _overlap(out, other):
-            raise ValueError(f"out overlaps {name}; pass an array with memory of its own")
-    return out
+    if labels is not None and _overlap(out, labels):
+        raise ValueError("out overlaps labels; pass an array with memory of its own")
 
 
 def _layout(array: Array) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
@@ -190,6 +175,8 @@ def _layout(array: Array) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
 
 def _overlaps_itself(array: Array) -> bool:
     """Whether elements may share memory: exact for all slices and transposes of whole arrays."""
+    if array.size == 0:
+        return False
     extent = array.itemsize
     for stride, n in sorted((abs(s), n) for s, n in zip(array.strides, array.shape, strict=True)):
         if n > 1 and stride < extent:
@@ -206,19 +193,29 @@ def _overlap(a: Array, b: Array) -> bool:
 
 
 class Destination:
-    """Where a result of logits' shape and dtype goes: to `rows` first, then to `result()`."""
+    """Where a result of logits' shape and dtype goes: to `rows` first, then to `result()`.
+
+    `rows` is laid out as `as_rows` or, with `planes` of logits, as `as_planes` would do it.
+    """
 
     __slots__ = ("_array", "_axis", "rows")
 
-    def __init__(self, out: Array | None, logits: Array, axis: int, element: int) -> None:
+    def __init__(self, out: Array | None, logits: Array, axis: int, planes: Array | None) -> None:
         # Axes keep their order in memory, whatever the strides of logits.
         self._array = np.empty(logits.shape, logits.dtype) if out is None else out
         self._axis = axis
-        self.rows = as_rows(np.asarray(self._array), axis, element)
+        array = np.asarray(self._array)
+        if planes is None:
+            self.rows = as_rows(array, axis)
+        else:
+            found = as_planes(array, axis)
+            self.rows = np.empty(planes.shape, planes.dtype) if found is None else found
 
     def result(self) -> Array:
-        """The array asked for, filled: a copy only where its rows are not contiguous."""
-        if not np.may_share_memory(self.rows.array, self._array):
-            moved = np.moveaxis(np.asarray(self._array), self._axis, -1)
-            moved[...] = self.rows.array.reshape(moved.shape)
+        """The array asked for, filled: a copy only where its rows do not lie as the kernels say."""
+        if not np.may_share_memory(self.rows, self._array):
+            class_axis = -1 if self.rows.ndim == 2 else 0
+            rows = self.rows if self.rows.ndim == 2 else np.moveaxis(self.rows, 1, 0)
+            moved = np.moveaxis(np.asarray(self._array), self._axis, class_axis)
+            moved[...] = rows.reshape(moved.shape)
         return self._array

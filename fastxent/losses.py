@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import numpy as np
-
-from . import backends
-from ._plan import make_plan
-from ._reduce import Reduction, check_reduction, gradient_scale, reduce
-from ._targets import as_labels, label_target, make_target, probs_target
-from ._validation import Array, Destination, check_out, logits_rows
+from ._call import call
+from ._reduce import Reduction, check_reduction
+from ._targets import as_labels
+from ._validation import Array
 from .backends.context import OUTPUT_GRADIENT
 
 
@@ -86,12 +83,10 @@ def cross_entropy(
     array([4.0760598e-01, 4.2483541e-18], dtype=float32)
     """
     check_reduction(reduction)
-    array, class_axis, rows = logits_rows(logits, axis)
-    plan = make_plan(rows.n_rows, rows.n_classes, backend, n_threads)
-    _, target = make_target(labels, array, class_axis, rows, plan, ignore_index)
-    losses = np.empty(rows.n_rows)
-    backends.evaluate(plan, rows, target, losses)
-    return reduce(plan, losses, reduction, target.n_kept, array, class_axis)
+    loss, _ = call(
+        logits, labels, axis, backend, n_threads, ignore_index=ignore_index, reduction=reduction
+    )
+    return loss
 
 
 def cross_entropy_with_grad(
@@ -155,25 +150,11 @@ def cross_entropy_with_grad(
     array([[ 0.25,  0.25, -0.75,  0.25]])
     """
     check_reduction(reduction)
-    array, class_axis, rows = logits_rows(logits, axis)
-    plan = make_plan(rows.n_rows, rows.n_classes, backend, n_threads)
-    labels_array = as_labels(labels)
-    if out is not None:
-        check_out(out, array, {"labels": labels_array})
-    _, target = make_target(labels_array, array, class_axis, rows, plan, ignore_index)
-    losses = np.empty(rows.n_rows)
-    destination = Destination(out, array, class_axis, rows.element)
-    backends.evaluate(
-        plan,
-        rows,
-        target,
-        losses,
-        output=destination.rows,
-        output_kind=OUTPUT_GRADIENT,
-        output_scale=gradient_scale(reduction, target.n_kept),
-    )
-    loss = reduce(plan, losses, reduction, target.n_kept, array, class_axis)
-    return loss, destination.result()
+    loss, gradient = call(
+        logits, labels, axis, backend, n_threads, ignore_index=ignore_index, reduction=reduction,
+        output_kind=OUTPUT_GRADIENT, out=out,
+    )  # fmt: skip
+    return loss, gradient
 
 
 def softmax_cross_entropy_with_logits(
@@ -216,16 +197,11 @@ def softmax_cross_entropy_with_logits(
     >>> fastxent.softmax_cross_entropy_with_logits(labels, logits)
     array([0.16984602, 0.82474489])
     """
-    array, class_axis, rows = logits_rows(logits, axis)
-    plan = make_plan(rows.n_rows, rows.n_classes, backend, n_threads)
     floats = _labels_of_kind(
         labels, "fV", "probabilities as floats; for class indices there is sparse_" + _NAME
     )
-    target = probs_target(floats, array, class_axis, rows, plan)
-    losses = np.empty(rows.n_rows)
-    backends.evaluate(plan, rows, target, losses)
-    result: Array = reduce(plan, losses, "none", target.n_kept, array, class_axis)
-    return result
+    losses: Array = call(logits, floats, axis, backend, n_threads, reduction="none")[0]
+    return losses
 
 
 def sparse_softmax_cross_entropy_with_logits(
@@ -263,16 +239,11 @@ def sparse_softmax_cross_entropy_with_logits(
     >>> fastxent.sparse_softmax_cross_entropy_with_logits(np.array([0, 2]), logits)
     array([0.20215853, 0.26170038])
     """
-    array, class_axis, rows = logits_rows(logits, -1)
-    plan = make_plan(rows.n_rows, rows.n_classes, backend, n_threads)
     integers = _labels_of_kind(
         labels, "iu", "class indices as integers; for probabilities there is " + _NAME
     )
-    target = label_target(integers, array, class_axis, rows, plan, None)
-    losses = np.empty(rows.n_rows)
-    backends.evaluate(plan, rows, target, losses)
-    result: Array = reduce(plan, losses, "none", target.n_kept, array, class_axis)
-    return result
+    losses: Array = call(logits, integers, -1, backend, n_threads, reduction="none")[0]
+    return losses
 
 
 _NAME: Final = "softmax_cross_entropy_with_logits"

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from . import backends
-from ._plan import make_plan
-from ._reduce import reduce
-from ._validation import Array, Destination, check_out, logits_rows
+from ._call import NO_LABELS, call
+from ._validation import Array
 from .backends.context import OUTPUT_GRADIENT, OUTPUT_LOG_SOFTMAX
 
 
@@ -128,12 +126,8 @@ def logsumexp(
     >>> fastxent.logsumexp(np.array([[1000.0, 1000.0], [0.0, -np.inf]]))
     array([1000.69314718,    0.        ])
     """
-    array, class_axis, rows = logits_rows(logits, axis)
-    plan = make_plan(rows.n_rows, rows.n_classes, backend, n_threads)
-    values = np.empty(rows.n_rows)
-    backends.evaluate(plan, rows, None, values)
-    result: Array = reduce(plan, values, "none", rows.n_rows, array, class_axis)
-    return np.expand_dims(result, class_axis) if keepdims else result
+    values: Array = call(logits, NO_LABELS, axis, backend, n_threads, reduction="none")[0]
+    return np.expand_dims(values, axis) if keepdims else values
 
 
 def _normalised(
@@ -144,12 +138,5 @@ def _normalised(
     n_threads: int | None,
     kind: int,
 ) -> Array:
-    array, class_axis, rows = logits_rows(logits, axis)
-    plan = make_plan(rows.n_rows, rows.n_classes, backend, n_threads)
-    if out is not None:
-        check_out(out, array, {})
-    destination = Destination(out, array, class_axis, rows.element)
-    backends.evaluate(
-        plan, rows, None, np.empty(rows.n_rows), output=destination.rows, output_kind=kind
-    )
-    return destination.result()
+    result: Array = call(logits, NO_LABELS, axis, backend, n_threads, output_kind=kind, out=out)[1]
+    return result

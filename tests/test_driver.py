@@ -16,7 +16,6 @@ import pytest
 from support import random_logits, random_probs, run_python, same_bits
 
 import fastxent
-from fastxent.backends import driver
 
 # A call that takes long enough for other things to happen meanwhile, and what it should return.
 PRELUDE = """
@@ -150,16 +149,6 @@ def test_small_work_starts_no_worker() -> None:
         "cython",
     )
     assert output.split() == ["0", "0", "2", "2"]
-
-
-def test_the_driver_refuses_what_does_not_fit() -> None:
-    for arguments in ((0, b"", 1, 1, 1), (1, b"too short", 1, 1, 1)):
-        with pytest.raises(ValueError, match="does not fit this build"):
-            driver.run(*arguments)
-    context = bytes(driver.CONTEXT_SIZE)
-    for n_items, chunk, n_threads in ((-1, 1, 1), (1, 0, 1), (1, 1, 0)):
-        with pytest.raises(ValueError, match="at least 1"):
-            driver.run(1, context, n_items, chunk, n_threads)
 
 
 # What a program does in the middle of calls, and what it then prints.

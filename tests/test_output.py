@@ -146,6 +146,17 @@ def test_an_out_that_lies_between_the_logits_is_no_overlap(backend: str) -> None
     assert same_bits(out, fastxent.cross_entropy_with_grad(plain, labels, backend=backend)[1])
 
 
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_an_out_without_rows_is_taken(backend: str, order: Any) -> None:
+    logits, labels = np.zeros((0, 3, 4), np.float32), np.zeros((0, 3), int)
+    out = np.zeros_like(logits, order=order)
+    loss, gradient = fastxent.cross_entropy_with_grad(
+        logits, labels, reduction="sum", backend=backend, out=out
+    )
+    assert loss == 0
+    assert gradient is out
+
+
 def test_an_out_that_overlaps_labels_is_refused(backend: str) -> None:
     logits, _ = a_batch(soft=False)
     probs = random_probs((5, 37))

@@ -72,8 +72,8 @@ def test_the_context_has_the_same_fields_in_c_and_in_python() -> None:
 
 
 def test_the_context_has_the_same_fields_in_the_cython_declaration() -> None:
-    source = (ROOT / "csrc_pyx" / "primitives.pxd").read_text()
-    body = source[source.index("struct Context:") : source.index('cdef extern from "primitives.h"')]
+    source = (ROOT / "csrc_pyx" / "context.pxd").read_text()
+    body = source[source.index("struct Context:") :]
     names = re.findall(r"^        [\w ]+?[ *]+(\w+)$", body, re.M)
     assert names == [name for name, _ in context.FIELDS]
 
@@ -86,14 +86,18 @@ def test_the_context_has_the_same_size_everywhere() -> None:
     assert 8 * len(context.FIELDS) == context.CONTEXT_SIZE
 
 
-def test_the_numbers_of_elements_targets_and_outputs_are_the_same() -> None:
-    headers = (ROOT / "csrc_pyx" / "primitives.h").read_text()
-    headers += (ROOT / "csrc_pyx" / "kernels.pyx").read_text()
+def test_named_numbers_are_the_same_everywhere() -> None:
+    parts = ("primitives.h", "context.h", "kernels.pyx", "driver.pyx")
+    sources = {part: (ROOT / "csrc_pyx" / part).read_text() for part in parts}
     names = [
         name
-        for name in vars(context)
-        if name.startswith(("TARGET_", "OUTPUT_")) or name in ("BFLOAT16", "FLOAT16")
+        for name, value in vars(context).items()
+        if name.isupper() and isinstance(value, int) and name != "CONTEXT_SIZE"
     ]
-    assert len(names) == 8
-    for name in (*names, "FLOAT32", "FLOAT64"):
-        assert re.search(rf"\b{name} = {getattr(context, name)}\b", headers), name
+    assert len(names) == 15
+    for name in names:
+        found = {
+            part: set(re.findall(rf"\b{name} = (\d+)\b", source))
+            for part, source in sources.items()
+        }
+        assert set().union(*found.values()) == {str(getattr(context, name))}, (name, found)

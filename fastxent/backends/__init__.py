@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,25 +11,28 @@ import numpy as np
 
 from . import cython_kernels
 from .context import (
-    OUTPUT_NOTHING,
-    SEGMENT,
-    STATE_SIZE,
+    ELEMENTS,
+    FLOAT64,
+    LANE_CLASSES,
+    LAYOUT_LANES,
+    LAYOUT_PLANES,
+    LAYOUT_ROWS,
+    ROWS,
+    ROWS_AT_ONCE,
+    SEGMENTS,
     TARGET_LABELS,
     TARGET_NOTHING,
     TARGET_PROBS,
-    Context,
+    Program,
 )
 
 if TYPE_CHECKING:
     from .._plan import Plan
-    from .._targets import Target
-    from .._validation import Rows
-
-run: Callable[[int, bytes, int, int, int], None]
-if cython_kernels.driver is None:
-    from .python_driver import run
+    from . import driver
+elif cython_kernels.driver is None:
+    from . import python_driver as driver
 else:
-    run = cython_kernels.driver.run
+    driver = cython_kernels.driver
 
 NAMES = ("cython", "numba")
 
@@ -121,127 +123,127 @@ def kernels_of(backend: str) -> Kernels:
     return numba_kernels
 
 
-def address_of(array: np.ndarray[Any, Any]) -> int:
-    address: int = array.__array_interface__["data"][0]
-    return address
+_programs: dict[tuple[object, ...], Program | None] = {}
 
 
 def evaluate(
     plan: Plan,
-    rows: Rows,
-    target: Target | None,
-    losses: np.ndarray[Any, Any],
-    *,
-    output: Rows | None = None,
-    output_kind: int = OUTPUT_NOTHING,
-    output_scale: float = 1.0,
-) -> None:
-    """Fill `losses` (float64, one a row) and, where one is wanted, `output`."""
-    if rows.n_rows == 0:
-        return
-    n_segments = -(-rows.n_classes // SEGMENT)
-    split = plan.splits_rows and n_segments > 1
-    states = np.empty(STATE_SIZE * n_segments * rows.n_rows if split else 0)
-    fields = Context(
-        n_classes=rows.n_classes,
-        n_segments=n_segments,
-        logits=address_of(rows.array),
-        logits_stride=rows.stride,
-        logits_element=rows.element,
-        losses=address_of(losses),
-        states=address_of(states),
-        **_target_fields(target),
+    logits: np.ndarray[Any, Any],
+    target: np.ndarray[Any, Any] | None,
+    ignore_index: object,
+    losses: np.ndarray[Any, Any] | None,
+    output: np.ndarray[Any, Any] | None,
+    output_kind: int,
+    mean: bool,
+    planes: bool = False,
+) -> tuple[int, int, float] | None:
+    """Fill `losses` and `output`, where they are given, for rows of logits.
+
+    `target` is an int64 label for every row, or probabilities shaped like the logits; `losses`
+    takes float64 or float32, one a row; `output` is shaped like the logits. `mean` divides the
+    output by the number of rows kept.
+
+    Returns the first row whose target is wrong, or -1; how many rows are not ignored; the sum of
+    the losses where there is a target and no `losses`. Nothing is written where a row is wrong.
+
+    With `planes` the logits have three axes, the classes along the second (see `takes_planes`).
+
+    Returns None, and has done nothing, where an array is not as the kernels take it: aligned, in
+    native byte order, labels contiguous, the rest contiguous along the last axis and either
+    contiguous altogether or of two axes; where an `ignore_index` is no int64; and where rows of a
+    single segment were to be split.
+    """
+    if planes:
+        layout = LAYOUT_PLANES
+    elif logits.shape[-1] <= LANE_CLASSES:
+        layout = LAYOUT_LANES  # where there are kernels for it
+    else:
+        layout = LAYOUT_ROWS
+    key = (
+        plan.backend,
+        layout,
+        logits.dtype,
+        None if target is None else target.dtype,
+        plan.splits_rows,
+        output is None,
+        losses is None and target is not None,
     )
-    if output is not None:
-        fields = fields._replace(
-            output_kind=output_kind,
-            output=address_of(output.array),
-            output_stride=output.stride,
-            output_scale=output_scale,
-            output_streams=output.array.nbytes > 32 << 20
-            and output.array.ctypes.data != rows.array.ctypes.data,
-        )
-    context = fields.pack()
-    twin = kernels_of(plan.backend)
-
-    def each(kernel: str, n_items: int, chunk: int, n_threads: int) -> None:
-        run(twin.kernel_address(kernel, rows.real_bits), context, n_items, chunk, n_threads)
-
-    if not split:
-        each("rows_evaluate", rows.n_rows, plan.chunk, plan.n_threads)
-        return
-    each("segments_reduce", rows.n_rows * n_segments, 1, plan.n_threads)
-    each("rows_merge", rows.n_rows, rows.n_rows, 1)
-    if output is not None:
-        each("segments_write", rows.n_rows * n_segments, 1, plan.n_threads)
+    try:
+        program = _programs[key]
+    except KeyError:
+        program = _programs[key] = _make_program(*key)
+    if program is None:
+        return None
+    return driver.evaluate(
+        program, logits, target, ignore_index, losses, output, output_kind, mean,
+        plan.chunk, plan.n_threads,
+    )  # fmt: skip
 
 
-def check_labels(
-    plan: Plan, rows: Rows, labels: np.ndarray[Any, Any], ignore_index: int | None
-) -> tuple[int, int]:
-    """The first row whose label is neither a class nor ignored (-1: none), and the rows kept."""
-    if rows.n_rows == 0:
-        return -1, 0
-    found = np.empty(2)
-    context = Context(
-        n_classes=rows.n_classes,
-        target=TARGET_LABELS,
-        labels=address_of(labels),
-        has_ignore_index=ignore_index is not None,
-        ignore_index=ignore_index or 0,
-        states=address_of(found),
-    ).pack()
-    address = kernels_of(plan.backend).kernel_address("rows_check_labels", rows.real_bits)
-    run(address, context, rows.n_rows, rows.n_rows, 1)
-    return int(found[0]), int(found[1])
+def takes_planes(logits: np.dtype[Any], n_classes: int, has_probs: bool) -> bool:
+    """Whether `evaluate` takes such logits with their classes apart from each other.
+
+    Tiles are for few classes, labels (or no target) and arithmetic in float32: a logarithm that is
+    good for float32 serves all rows of a tile at once. What else there is, `as_rows` brings into
+    the form that rows have. None of this depends on how many rows there are, nor do the bits.
+    """
+    element = ELEMENTS.get(logits.name)
+    return element not in (None, FLOAT64) and n_classes <= LANE_CLASSES and not has_probs
 
 
-def check_probs(plan: Plan, probs: Rows, largest: float) -> int:
-    """The first row with a probability that is negative, NaN or above `largest`, or -1."""
-    if probs.n_rows == 0:
-        return -1
-    marks = np.empty(probs.n_rows)
-    context = Context(
-        n_classes=probs.n_classes,
-        target=TARGET_PROBS,
-        probs=address_of(probs.array),
-        probs_stride=probs.stride,
-        probs_element=probs.element,
-        losses=address_of(marks),
-        output_scale=largest,
-    ).pack()
-    # in the probabilities' own precision: a narrower one would round -1e-300 to 0
-    address = kernels_of(plan.backend).kernel_address("rows_check_probs", probs.real_bits)
-    run(address, context, probs.n_rows, plan.chunk, plan.n_threads)
-    bad = np.isnan(marks)
-    return int(bad.argmax()) if bad.any() else -1
+def _make_program(
+    backend: str,
+    layout: int,
+    logits: np.dtype[Any],
+    target: np.dtype[Any] | None,
+    splits_rows: bool,
+    writes_nothing: bool,
+    sums: bool,
+) -> Program | None:
+    """The kernels of such calls; None where there are none for these dtypes."""
+    element = ELEMENTS.get(logits.name)
+    if element is None or not logits.isnative:
+        return None
+    bits = _bits_of(element)
+
+    def address(kernel: str, real_bits: int = bits) -> int:
+        return kernels_of(backend).kernel_address(kernel, real_bits)
+
+    target_kind, target_element, check = TARGET_NOTHING, 0, 0
+    if target is not None and target == np.int64:
+        target_kind, check = TARGET_LABELS, address("rows_check_labels")
+    elif target is not None:
+        probs_element = ELEMENTS.get(target.name)
+        if probs_element is None or not target.isnative:
+            return None
+        target_kind, target_element = TARGET_PROBS, probs_element
+        # in the probabilities' own precision: a narrower one would round -1e-300 to 0
+        check = address("rows_check_probs", _bits_of(probs_element))
+    if layout == LAYOUT_LANES and not takes_planes(logits, 1, target_kind == TARGET_PROBS):
+        layout = LAYOUT_ROWS
+    if layout != LAYOUT_ROWS:
+        steps = [(address("lanes_evaluate"), ROWS)]
+    elif splits_rows:
+        steps = [
+            (address("segments_reduce"), SEGMENTS),
+            (address("rows_merge"), ROWS_AT_ONCE),
+        ]
+        if not writes_nothing:
+            steps.append((address("segments_write"), SEGMENTS))
+    else:
+        steps = [(address("rows_evaluate"), ROWS)]
+    if sums:
+        steps.append((address("rows_sum", 64), ROWS_AT_ONCE))
+    return Program(
+        layout, element, target_kind, target_element, largest_prob(logits), check, tuple(steps)
+    )
 
 
-def sum_losses(plan: Plan, losses: np.ndarray[Any, Any]) -> float:
-    """The sum of float64 losses, in an order that depends on their number alone."""
-    if losses.size == 0:
-        return 0.0
-    total = np.empty(1)
-    context = Context(n_classes=1, losses=address_of(losses), states=address_of(total)).pack()
-    address = kernels_of(plan.backend).kernel_address("rows_sum", 64)
-    run(address, context, losses.size, losses.size, 1)
-    return float(total[0])
+def _bits_of(element: int) -> int:
+    """The width of the floats that are computed with."""
+    return 64 if element == FLOAT64 else 32
 
 
-def _target_fields(target: Target | None) -> dict[str, Any]:
-    if target is None:
-        return {"target": TARGET_NOTHING}
-    if target.labels is not None:
-        return {
-            "target": TARGET_LABELS,
-            "labels": address_of(target.labels),
-            "has_ignore_index": target.ignore_index is not None,
-            "ignore_index": target.ignore_index or 0,
-        }
-    assert target.probs is not None
-    return {
-        "target": TARGET_PROBS,
-        "probs": address_of(target.probs.array),
-        "probs_stride": target.probs.stride,
-        "probs_element": target.probs.element,
-    }
+def largest_prob(logits: np.dtype[Any]) -> float:
+    """The largest probability that goes with logits of a dtype: what is computed with holds it."""
+    return float(np.finfo(np.float64 if logits == np.float64 else np.float32).max)

@@ -1,4 +1,4 @@
-"""One call, as the kernels see it: the fields of csrc_pyx/context.h, in the same order."""
+"""One call: which kernels it runs, and what they see, the fields of csrc_pyx/context.h in order."""
 
 from __future__ import annotations
 
@@ -11,6 +11,14 @@ FLOAT16: Final = 0
 BFLOAT16: Final = 1
 FLOAT32: Final = 2
 FLOAT64: Final = 3
+
+# The dtypes that the kernels take, by name.
+ELEMENTS: Final = {
+    "float16": FLOAT16,
+    "bfloat16": BFLOAT16,
+    "float32": FLOAT32,
+    "float64": FLOAT64,
+}
 
 TARGET_NOTHING: Final = 0
 TARGET_LABELS: Final = 1
@@ -26,6 +34,38 @@ SEGMENT: Final = 16384
 
 # The numbers that a segment leaves behind, for the row's other segments to be merged with.
 STATE_SIZE: Final = 8
+
+
+# A larger output goes past the caches: it would drive out all that is in them.
+STREAM_BYTES: Final = 33554432
+
+# A tile of rows side by side has at most so many classes.
+LANE_CLASSES: Final = 256
+
+# How the classes of a row lie: next to each other, rows one after another; the same, for kernels
+# that take many rows at once; or as far apart as axis 1 of three axes says, the rows along the
+# other two.
+LAYOUT_ROWS: Final = 0
+LAYOUT_LANES: Final = 1
+LAYOUT_PLANES: Final = 2
+
+# What a kernel is run over: the rows, in chunks on all threads; the segments of all rows, likewise;
+# or the rows at once, in the caller's thread.
+ROWS: Final = 0
+SEGMENTS: Final = 1
+ROWS_AT_ONCE: Final = 2
+
+
+class Program(NamedTuple):
+    """What a call runs, on arrays of which elements. Both drivers go through it alike."""
+
+    layout: int
+    logits_element: int
+    target: int
+    target_element: int
+    largest: float  # of the probabilities that are taken
+    check: int  # the address of the kernel that looks at the target first; 0 without a target
+    steps: tuple[tuple[int, int], ...]  # the addresses of the others, in order, and over what
 
 
 class Context(NamedTuple):

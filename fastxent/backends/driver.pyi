@@ -1,6 +1,24 @@
+from typing import Any
+
+import numpy as np
+
+from .context import Program
+
 CONTEXT_SIZE: int
 
-def run(kernel: int, context: bytes, n_items: int, chunk: int, n_threads: int) -> None: ...
+def evaluate(
+    program: Program,
+    logits: np.ndarray[Any, Any],
+    target: np.ndarray[Any, Any] | None,
+    ignore_index: object,
+    losses: np.ndarray[Any, Any] | None,
+    output: np.ndarray[Any, Any] | None,
+    output_kind: int,
+    mean: bool,
+    chunk: int,
+    n_threads: int,
+) -> tuple[int, int, float] | None: ...
+def is_apart(output: object, logits: object, target: object) -> bool: ...
 def worker_count() -> int: ...
 def instruction_set() -> str: ...
 def cpu_supports(instruction_set: str) -> bool: ...

@@ -1,7 +1,8 @@
-"""The thread driver of an installation without compiled modules: a pool of Python threads.
+"""The driver of an installation without compiled modules: a pool of Python threads.
 
-It has the compiled driver's `run`. ctypes releases the GIL around a kernel, so the threads do run
-at once; handing out a chunk costs some 10 us instead of a tenth of one.
+It has the compiled driver's `evaluate` and `is_apart`, with the same meaning. ctypes releases the
+GIL around a kernel, so the threads do run at once; handing out a chunk costs some 10 us instead of
+a tenth of one.
 """
 
 from __future__ import annotations
@@ -12,6 +13,28 @@ import itertools
 import os
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any
+
+import numpy as np
+
+from .context import (
+    ELEMENTS,
+    LAYOUT_LANES,
+    LAYOUT_PLANES,
+    LAYOUT_ROWS,
+    OUTPUT_NOTHING,
+    ROWS,
+    SEGMENT,
+    SEGMENTS,
+    STATE_SIZE,
+    STREAM_BYTES,
+    TARGET_LABELS,
+    TARGET_PROBS,
+    Context,
+    Program,
+)
+
+Array = np.ndarray[Any, Any]
 
 _Kernel = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64)
 
@@ -79,3 +102,186 @@ def run(kernel: int, context: bytes, n_items: int, chunk: int, n_threads: int) -
                 interrupt = error
         if interrupt is not None:
             raise interrupt
+
+
+def evaluate(
+    program: Program,
+    logits: Array,
+    target: Array | None,
+    ignore_index: Any,
+    losses: Array | None,
+    output: Array | None,
+    output_kind: int,
+    mean: bool,
+    chunk: int,
+    n_threads: int,
+) -> tuple[int, int, float] | None:
+    """Run a program: look at the target, stop where a row of it is wrong, then step by step.
+
+    `fastxent.backends.evaluate` says what the arrays must be, and what comes back.
+    """
+    if chunk < 1 or n_threads < 1:
+        raise ValueError("chunk and n_threads must be at least 1")
+    if not (
+        _is_laid_out(logits, program.layout, program.logits_element, logits)
+        and _is_target(target, ignore_index, program, logits)
+        and (output is None) == (output_kind == OUTPUT_NOTHING)
+        and (
+            output is None or _is_laid_out(output, program.layout, program.logits_element, logits)
+        )
+        and (output is None or output.flags.writeable)
+        and (losses is None or _has_room(losses, logits, program.layout))
+    ):
+        return None
+    n_classes = logits.shape[_class_axis(program.layout)]
+    n_rows = logits.size // n_classes
+    n_segments = -(-n_classes // SEGMENT)
+    n_states = STATE_SIZE
+    if any(extent == SEGMENTS for _, extent in program.steps):
+        if n_segments == 1:
+            return None
+        n_states = STATE_SIZE * n_rows * n_segments
+    if n_rows == 0:
+        return -1, 0, 0.0
+    states = np.zeros(n_states)
+    wide_losses = np.empty(n_rows)
+    stride, inner_stride, class_stride = _strides_of(logits, program.layout)
+    context = Context(
+        n_classes=n_classes,
+        n_segments=n_segments,
+        n_inner={LAYOUT_ROWS: 1, LAYOUT_LANES: n_rows}.get(program.layout, logits.shape[-1]),
+        logits=_address_of(logits),
+        logits_stride=stride,
+        logits_inner_stride=inner_stride,
+        logits_class_stride=class_stride,
+        logits_element=program.logits_element,
+        target=program.target,
+        losses=_address_of(wide_losses),
+        states=_address_of(states),
+    )
+    bad, n_kept = -1, n_rows
+    if target is not None and program.target == TARGET_LABELS:
+        context = context._replace(
+            labels=_address_of(target),
+            has_ignore_index=ignore_index is not None,
+            ignore_index=ignore_index or 0,
+        )
+        run(program.check, context.pack(), n_rows, n_rows, 1)
+        bad, n_kept = int(states[0]), int(states[1])
+    elif target is not None:
+        context = context._replace(
+            probs=_address_of(target),
+            probs_stride=_strides_of(target, program.layout)[0],
+            probs_element=program.target_element,
+            output_scale=program.largest,
+        )
+        run(program.check, context.pack(), n_rows, chunk, n_threads)
+        wrong = np.isnan(wide_losses)
+        bad = int(wrong.argmax()) if wrong.any() else -1
+    if bad >= 0:
+        return bad, 0, 0.0
+    context = context._replace(output_scale=1.0 / n_kept if mean and n_kept else 1.0)
+    if output is not None:
+        stride, inner_stride, class_stride = _strides_of(output, program.layout)
+        context = context._replace(
+            output_kind=output_kind,
+            output=_address_of(output),
+            output_stride=stride,
+            output_inner_stride=inner_stride,
+            output_class_stride=class_stride,
+            output_streams=(
+                output.nbytes > STREAM_BYTES and _address_of(output) != _address_of(logits)
+            ),
+        )
+    packed = context.pack()
+    for kernel, extent in program.steps:
+        if extent == ROWS:
+            run(kernel, packed, n_rows, chunk, n_threads)
+        elif extent == SEGMENTS:
+            run(kernel, packed, n_rows * n_segments, 1, n_threads)
+        else:
+            run(kernel, packed, n_rows, n_rows, 1)
+    if losses is not None:
+        with np.errstate(over="ignore"):  # a loss beyond the largest float32 is inf
+            losses[...] = wide_losses.reshape(losses.shape)
+    return -1, n_kept, float(states[0])
+
+
+def is_apart(output: object, logits: object, target: object) -> bool:
+    """The complete test costs no more here: see _validation.check_out."""
+    return False
+
+
+def _is_target(target: Array | None, ignore_index: object, program: Program, logits: Array) -> bool:
+    if program.target == TARGET_LABELS:
+        return (
+            target is not None
+            and target.dtype == np.int64
+            and target.shape == _rows_shape(logits, program.layout)
+            and target.flags.c_contiguous
+            and target.flags.aligned
+            and (ignore_index is None or (type(ignore_index) is int and _fits_int64(ignore_index)))
+        )
+    if ignore_index is not None:
+        return False
+    if program.target == TARGET_PROBS:
+        return (
+            target is not None
+            and program.layout == LAYOUT_ROWS
+            and _is_laid_out(target, program.layout, program.target_element, logits)
+        )
+    return target is None
+
+
+def _class_axis(layout: int) -> int:
+    return 1 if layout == LAYOUT_PLANES else -1
+
+
+def _rows_shape(logits: Array, layout: int) -> tuple[int, ...]:
+    """The shape of the logits without their class axis."""
+    if layout == LAYOUT_PLANES:
+        return logits.shape[:1] + logits.shape[2:]
+    return logits.shape[:-1]
+
+
+def _is_laid_out(array: Array, layout: int, element: int, logits: Array) -> bool:
+    """Whether it holds such elements, is shaped like the logits, and lies in memory as `layout`."""
+    if not (
+        ELEMENTS.get(array.dtype.name) == element
+        and array.dtype.isnative
+        and array.flags.aligned
+        and array.shape == logits.shape
+    ):
+        return False
+    packed = array.shape[-1:] == (1,) or array.strides[-1:] == (array.itemsize,)
+    if layout == LAYOUT_PLANES:
+        return array.ndim == 3 and array.shape[1] > 0 and packed
+    return array.shape[-1:] > (0,) and (array.flags.c_contiguous or (array.ndim == 2 and packed))
+
+
+def _strides_of(array: Array, layout: int) -> tuple[int, int, int]:
+    """Bytes from a run of rows to the next, from row to row inside it, from class to class."""
+    if layout == LAYOUT_PLANES:
+        return array.strides[0], array.itemsize, array.strides[1]
+    stride = array.strides[0] if array.ndim == 2 else array.shape[-1] * array.itemsize
+    return (0, stride, array.itemsize) if layout == LAYOUT_LANES else (stride, 0, array.itemsize)
+
+
+def _has_room(losses: Array, logits: Array, layout: int) -> bool:
+    """Whether a loss for every row fits, in float64 or float32."""
+    return (
+        losses.dtype in (np.float64, np.float32)
+        and losses.size * logits.shape[_class_axis(layout)] == logits.size
+        and losses.flags.c_contiguous
+        and losses.flags.aligned
+        and losses.flags.writeable
+    )
+
+
+def _fits_int64(number: int) -> bool:
+    return -(2**63) <= number < 2**63
+
+
+def _address_of(array: Array) -> int:
+    address: int = array.__array_interface__["data"][0]
+    return address

@@ -1,0 +1,36 @@
+# cython: language_level=3
+"""One call, as the kernels see it: context.h for Cython."""
+
+from libc.stdint cimport int64_t
+
+cdef extern from "context.h" nogil:
+    enum:
+        SEGMENT
+        STATE_SIZE
+        STREAM_BYTES
+    ctypedef struct Context:
+        int64_t n_classes
+        int64_t segment
+        int64_t n_segments
+        int64_t n_inner
+        const char* logits
+        int64_t logits_stride
+        int64_t logits_inner_stride
+        int64_t logits_class_stride
+        int64_t logits_element
+        int64_t target
+        const int64_t* labels
+        int64_t has_ignore_index
+        int64_t ignore_index
+        const char* probs
+        int64_t probs_stride
+        int64_t probs_element
+        int64_t output_kind
+        char* output
+        int64_t output_stride
+        int64_t output_inner_stride
+        int64_t output_class_stride
+        double output_scale
+        int64_t output_streams
+        double* losses
+        double* states
