@@ -10,11 +10,11 @@
 #include "primitives.h"
 
 /* Tiles have at most this many classes, so that they fit the L1 cache: 16 KiB. */
-#define MOST_LANE_CLASSES 256
+enum { LANE_CLASSES = 256 };
 #define MOST_LANES 16
 
 typedef struct {
-  real values[MOST_LANE_CLASSES * (VECTOR_BYTES / sizeof(real))];
+  real values[LANE_CLASSES * (VECTOR_BYTES / sizeof(real))];
 } Tile;
 
 /* What is known of the rows of a tile, a lane each. */

@@ -24,10 +24,16 @@ def evaluate(request: pytest.FixtureRequest) -> Callable[..., Any]:
 
 
 def program_of(
-    logits: Array, target: Array | None, *, splits: bool = False, writes: bool = True
+    logits: Array,
+    target: Array | None,
+    *,
+    splits: bool = False,
+    writes: bool = True,
+    layout: int = context.LAYOUT_ROWS,
 ) -> context.Program:
     program = backends._make_program(
         "numba",
+        layout,
         logits.dtype,
         None if target is None else target.dtype,
         splits,

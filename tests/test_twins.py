@@ -87,14 +87,14 @@ def test_the_context_has_the_same_size_everywhere() -> None:
 
 
 def test_named_numbers_are_the_same_everywhere() -> None:
-    parts = ("primitives.h", "context.h", "kernels.pyx", "driver.pyx")
+    parts = ("primitives.h", "lanes.h", "context.h", "kernels.pyx", "driver.pyx")
     sources = {part: (ROOT / "csrc_pyx" / part).read_text() for part in parts}
     names = [
         name
         for name, value in vars(context).items()
         if name.isupper() and isinstance(value, int) and name != "CONTEXT_SIZE"
     ]
-    assert len(names) == 15
+    assert len(names) == 20
     for name in names:
         found = {
             part: set(re.findall(rf"\b{name} = (\d+)\b", source))

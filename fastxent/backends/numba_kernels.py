@@ -40,6 +40,7 @@ from .context import (
     TARGET_LABELS,
     TARGET_PROBS,
 )
+from .numba_lanes import LaneSums, make_lanes
 from .numba_primitives import BLOCK, OPTIONS, Block, BlockTarget, make_primitives
 from .numba_vectors import finish_streams, fma, pointer_at, separately, stack_buffer
 
@@ -104,6 +105,16 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
     block_buffer = primitives.block_buffer
     group_maxima_buffer = primitives.group_maxima_buffer
     zero = real(0.0)
+
+    tiles = make_lanes(real_bits, primitives)
+    lanes = tiles.lanes
+    tile_buffer = tiles.tile_buffer
+    numbers_buffer = tiles.numbers_buffer
+    load_tile = tiles.load_tile
+    store_tile = tiles.store_tile
+    sum_tile = tiles.sum_tile
+    softmax_tile = tiles.softmax_tile
+    log_softmax_tile = tiles.log_softmax_tile
 
     lanes_buffer = stack_buffer(16)
     inlined = njit(forceinline=True, **OPTIONS)
@@ -301,22 +312,28 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
         return (state if is_first_segment else merge(before, state)), reading
 
     @inlined
-    def label_logit(context, i):
-        # NaN for a label that is no class: it was one when the call checked it, and the array may
-        # have been written to since.
-        element = context.logits_element
-        label = pointer_at(context.labels, 0)[i]
-        if label < 0 or label >= context.n_classes:
+    def logit_at(context, i, j):
+        # NaN for a class there is none of: labels were classes when the call checked them, and
+        # their array may have been written to since.
+        if j < 0 or j >= context.n_classes:
             return NAN
         return load_element(
-            context.logits + i * context.logits_stride + label * element_size(element), element
-        )
+            context.logits + i // context.n_inner * context.logits_stride
+            + i % context.n_inner * context.logits_inner_stride + j * context.logits_class_stride,
+            context.logits_element,
+        )  # fmt: skip
 
     @compiled
-    def row_result(context, i, state):
-        # The loss of row i, or logsumexp where there is no target.
+    def label_logit(context, i):
         if context.target == TARGET_LABELS:
-            return (state.maximum - label_logit(context, i)) + log_sum_exp(state)
+            return logit_at(context, i, pointer_at(context.labels, 0)[i])
+        return 0.0
+
+    @compiled
+    def row_result(context, i, state, label_x):
+        # The loss of row i, whose label's logit is label_x, or logsumexp where there is no target.
+        if context.target == TARGET_LABELS:
+            return (state.maximum - label_x) + log_sum_exp(state)
         if context.target == TARGET_PROBS and state.mass == 0.0:
             return 0.0
         if context.target == TARGET_PROBS:
@@ -331,11 +348,8 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
 
     @compiled
     def has_nan(context, i):
-        element = context.logits_element
         for j in range(context.n_classes):
-            value = load_element(
-                context.logits + i * context.logits_stride + j * element_size(element), element
-            )
+            value = logit_at(context, i, j)
             if value != value:
                 return True
         return False
@@ -447,13 +461,104 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
             state, reading = classes_state(
                 context, i, 0, context.n_classes, following if following < stop else -1, reading
             )
-            losses[i] = row_result(context, i, state)
+            label_x = label_logit(context, i)
+            losses[i] = row_result(context, i, state, label_x)
             if context.output_kind != OUTPUT_NOTHING:
-                label_x = label_logit(context, i) if context.target == TARGET_LABELS else 0.0
                 write_output(context, i, 0, context.n_classes, state, label_x)
             write_ignored(context, i + 1, following)
             i = following
         finish_streams()
+
+    @inlined
+    def lane_label_logit(context, i, tile, k):
+        # label_logit of row i, which is in lane k.
+        label = pointer_at(context.labels, 0)[i]
+        if label < 0 or label >= context.n_classes:
+            return NAN
+        return float(tile[label * lanes + k])
+
+    @inlined
+    def lane_result(context, i, tile, sums, k):
+        # row_result of row i, which is in lane k.
+        if is_ignored(context, i):
+            return 0.0
+        if context.target == TARGET_LABELS:
+            return (sums.maximum[k] - lane_label_logit(context, i, tile, k)) + sums.log_sum_exp[k]
+        if sums.maximum[k] - sums.maximum[k] != 0.0 and not has_nan(context, i):
+            return sums.maximum[k]
+        return sums.maximum[k] + sums.log_sum_exp[k]
+
+    @compiled
+    def lanes_write(context, i, n, tile, sums, reference):
+        # The output of rows i..i+n, in place of their logits in the tile, then to where it belongs.
+        labels = pointer_at(context.labels, 0)
+        scales = numbers_buffer(0.0)
+        label_values = numbers_buffer(0.0)
+        for k in range(lanes):
+            scales[k] = context.output_scale * sums.scale[k]
+            if k < n and context.target == TARGET_LABELS:
+                # p_y - 1 without the difference where y holds the maximum; elsewhere p_y is at most
+                # a half, and p_y - 1 loses no digit
+                label_values[k] = NAN
+                if lane_label_logit(context, i + k, tile, k) == sums.maximum[k]:
+                    label_values[k] = -sums.others[k] * context.output_scale
+        if context.output_kind == OUTPUT_LOG_SOFTMAX:
+            log_softmax_tile(tile, context.n_classes, sums.maximum, sums.log_sum_exp)
+        else:
+            softmax_tile(tile, context.n_classes, reference, scales)
+        for k in range(n if context.target == TARGET_LABELS else 0):
+            label = labels[i + k]
+            if is_ignored(context, i + k):
+                for j in range(context.n_classes):
+                    tile[j * lanes + k] = zero
+            elif 0 <= label < context.n_classes:
+                j = label * lanes + k
+                if label_values[k] == label_values[k]:
+                    tile[j] = real(label_values[k])
+                else:
+                    tile[j] = real(tile[j] - context.output_scale)
+        store_tile(
+            tile,
+            context.output + i // context.n_inner * context.output_stride
+            + i % context.n_inner * context.output_inner_stride,
+            context.logits_element, context.n_classes, n, context.output_inner_stride,
+            context.output_class_stride,
+        )  # fmt: skip
+
+    @compiled
+    def lanes_evaluate(context, start, stop):
+        # What rows_evaluate does, for labels or no target, with a row in each lane.
+        losses = pointer_at(context.losses, 0.0)
+        tile = tile_buffer(zero)
+        sums = LaneSums(
+            maximum=numbers_buffer(0.0), log_sum_exp=numbers_buffer(0.0),
+            scale=numbers_buffer(0.0), others=numbers_buffer(0.0),
+        )  # fmt: skip
+        ahead_stride = max(
+            context.logits_class_stride,
+            lanes * context.logits_inner_stride // context.n_classes,
+        )
+        i = start
+        while i < stop:
+            n = min(lanes, stop - i)
+            n = min(n, context.n_inner - i % context.n_inner)
+            source = (
+                context.logits + i // context.n_inner * context.logits_stride
+                + i % context.n_inner * context.logits_inner_stride
+            )  # fmt: skip
+            load_tile(
+                tile, source, context.logits_element, context.n_classes, n,
+                context.logits_inner_stride, context.logits_class_stride,
+            )  # fmt: skip
+            reference = sum_tile(
+                tile, context.n_classes, source + 4 * lanes * context.logits_inner_stride,
+                ahead_stride, sums,
+            )  # fmt: skip
+            for k in range(n):
+                losses[i + k] = lane_result(context, i + k, tile, sums, k)
+            if context.output_kind != OUTPUT_NOTHING:
+                lanes_write(context, i, n, tile, sums, reference)
+            i += n
 
     @inlined
     def store_state(context, k, state):
@@ -501,13 +606,11 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
             state = stored_state(context, i * context.n_segments)
             for k in range(i * context.n_segments + 1, (i + 1) * context.n_segments):
                 state = merge(state, stored_state(context, k))
-            losses[i] = row_result(context, i, state)
+            label_x = label_logit(context, i)
+            losses[i] = row_result(context, i, state, label_x)
             store_state(context, i * context.n_segments, state)
-            if context.target == TARGET_LABELS:
-                # the next segment's slot is free now
-                pointer_at(context.states, 0.0)[(i * context.n_segments + 1) * STATE_SIZE] = (
-                    label_logit(context, i)
-                )
+            # the next segment's slot is free now
+            pointer_at(context.states, 0.0)[(i * context.n_segments + 1) * STATE_SIZE] = label_x
 
     @compiled
     def segments_write(context, start, stop):
@@ -588,6 +691,7 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
 
     return {
         "rows_evaluate": rows_evaluate,
+        "lanes_evaluate": lanes_evaluate,
         "segments_reduce": segments_reduce,
         "rows_merge": rows_merge,
         "segments_write": segments_write,

@@ -317,11 +317,11 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
         )
 
     @inlined
-    def reduce(x, reference):
+    def reduce_with(x, lowest, rounder):
         # A NaN stays NaN; for -inf, or anything far below m, the power is exactly 0.
-        d = maximum(broadcast(reference.lowest), x)
-        t = multiply_add(d, broadcast(log2_e), broadcast(reference.rounder))
-        n = subtract(broadcast(reference.rounder), t)
+        d = maximum(lowest, x)
+        t = multiply_add(d, broadcast(log2_e), rounder)
+        n = subtract(rounder, t)
         r = multiply_add(n, broadcast(ln2_high), d)
         r = multiply_add(n, broadcast(ln2_low), r)
         slope = broadcast(highest)
@@ -335,6 +335,10 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
             )
         else:
             return Reduced(power=bits, part=multiply(slope, r))
+
+    @inlined
+    def reduce(x, reference):
+        return reduce_with(x, broadcast(reference.lowest), broadcast(reference.rounder))
 
     @inlined
     def scaled_exponential(x, reference, scale):
@@ -787,6 +791,9 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
 
     return SimpleNamespace(
         real=real,
+        steps=steps,
+        reduce_with=reduce_with,
+        convert_block=convert_block,
         reference_at=reference_at,
         balancing_exponent=balancing_exponent,
         shift_exponent=shift_exponent,

@@ -102,8 +102,26 @@ def _maximum(builder: Any, a: Any, b: Any) -> Any:
 add = _binary(lambda builder, a, b: builder.fadd(a, b))
 subtract = _binary(lambda builder, a, b: builder.fsub(a, b))
 multiply = _binary(lambda builder, a, b: builder.fmul(a, b))
+divide = _binary(lambda builder, a, b: builder.fdiv(a, b))
 # a > b ? a : b, hence b where either is NaN: the order of the arguments matters.
 maximum = _binary(_maximum)
+
+
+def _choosing(relation: str) -> Any:
+    @intrinsic
+    def operation(typingctx: Any, x: Any, y: Any, yes: Any, no: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            left, right, a, b = arguments
+            return builder.select(builder.fcmp_ordered(relation, left, right), a, b)
+
+        return yes(x, y, yes, no), codegen
+
+    return operation
+
+
+# `yes` in the lanes where x == y (or x > y), `no` elsewhere and where either is NaN.
+choose_equal = _choosing("==")
+choose_greater = _choosing(">")
 
 
 @intrinsic
@@ -147,6 +165,20 @@ def zero_sums(typingctx: Any, value: Any) -> Any:
         return ir.Constant(_vector_type(types.float64, sums.lanes), [0.0] * sums.lanes)
 
     return sums(value), codegen
+
+
+def sums_of(lanes: int) -> Any:
+    """An intrinsic that gives `lanes` float64 sums, each of them its argument."""
+    sums = Vector(types.float64, lanes)
+
+    @intrinsic
+    def equal_sums(typingctx: Any, value: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return _splat(builder, arguments[0], lanes)
+
+        return sums(types.float64), codegen
+
+    return equal_sums
 
 
 @intrinsic
@@ -240,6 +272,142 @@ def store_partial(typingctx: Any, pointer: Any, index: Any, value: Any, n: Any) 
         return context.get_dummy_value()
 
     return types.void(pointer, index, value, n), codegen
+
+
+@intrinsic
+def store_sums(typingctx: Any, pointer: Any, value: Any) -> Any:
+    """Writes the lanes of float64 sums."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place, lanes = arguments
+        builder.store(lanes, builder.bitcast(place, ir.PointerType(lanes.type)), align=8)
+        return context.get_dummy_value()
+
+    return types.void(pointer, value), codegen
+
+
+def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
+    """Rows and columns of a square exchanged: as many lines as a line has lanes."""
+    count = len(rows)
+    half = 1
+    while half < count:
+        low = [count + (k ^ half) if k & half else k for k in range(count)]
+        high = [count + k if k & half else k ^ half for k in range(count)]
+        masks = [ir.Constant(ir.VectorType(_INT32, count), lanes) for lanes in (low, high)]
+        for k in range(count):
+            if not k & half:
+                a, b = rows[k], rows[k + half]
+                rows[k], rows[k + half] = (builder.shuffle_vector(a, b, mask) for mask in masks)
+        half *= 2
+    return rows
+
+
+def _lanes_of_row(builder: Any, k: int, n: Any, width: Any, lanes: int) -> Any:
+    """The first `width` lanes, if row k is one of n; else none."""
+    is_there = builder.icmp_signed("<", _INT64(k), n)
+    return _first_lanes(builder, builder.select(is_there, width, _INT64(0)), lanes)
+
+
+def _place_of_row(builder: Any, address: Any, k: int, stride: Any, vector_type: Any) -> Any:
+    place = builder.add(address, builder.mul(_INT64(k), stride))
+    return builder.inttoptr(place, ir.PointerType(vector_type))
+
+
+@intrinsic
+def load_square(
+    typingctx: Any, address: Any, stride: Any, n: Any, width: Any, pointer: Any, index: Any
+) -> Any:
+    """Reads `width` floats of each of n rows, `stride` bytes apart, and writes them transposed.
+
+    The columns become lines from element `index` at `pointer` on, as many as a line has lanes.
+    """
+    vector = line_of(pointer.dtype)
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        source, apart, count, wide, place, start = arguments
+        vector_type = _vector_type(vector.real, vector.lanes)
+        zeros = ir.Constant(vector_type, [0.0] * vector.lanes)
+        rows = [
+            _call(
+                builder,
+                f"llvm.masked.load.{_suffix(vector_type)}.p0",
+                vector_type,
+                [
+                    _place_of_row(builder, source, k, apart, vector_type),
+                    _INT32(_bytes_of(vector)),
+                    _lanes_of_row(builder, k, count, wide, vector.lanes),
+                    zeros,
+                ],
+            )
+            for k in range(vector.lanes)
+        ]
+        first = _at(builder, place, start, vector_type)
+        for k, line in enumerate(_transposed(builder, rows)):
+            builder.store(line, builder.gep(first, [_INT64(k)], source_etype=vector_type), align=4)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64, types.int64, pointer, index), codegen
+
+
+@intrinsic
+def store_square(
+    typingctx: Any, pointer: Any, index: Any, address: Any, stride: Any, n: Any, width: Any
+) -> Any:
+    """load_square the other way round."""
+    vector = line_of(pointer.dtype)
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place, start, destination, apart, count, wide = arguments
+        vector_type = _vector_type(vector.real, vector.lanes)
+        first = _at(builder, place, start, vector_type)
+        lines = [
+            builder.load(
+                builder.gep(first, [_INT64(k)], source_etype=vector_type),
+                typ=vector_type,
+                align=_bytes_of(vector),
+            )
+            for k in range(vector.lanes)
+        ]
+        for k, row in enumerate(_transposed(builder, lines)):
+            _call(
+                builder,
+                f"llvm.masked.store.{_suffix(vector_type)}.p0",
+                ir.VoidType(),
+                [
+                    row,
+                    _place_of_row(builder, destination, k, apart, vector_type),
+                    _INT32(_bytes_of(vector)),
+                    _lanes_of_row(builder, k, count, wide, vector.lanes),
+                ],
+            )
+        return context.get_dummy_value()
+
+    return types.void(pointer, index, types.int64, types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
+def exponent_and_mantissa(typingctx: Any, value: Any) -> Any:
+    """k and f of float64 lanes 2^k f, with f from sqrt(1/2) to sqrt(2); both as floats."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        integers = _integer_type(value)
+
+        def constant(number: int) -> Any:
+            return ir.Constant(integers, [number] * value.lanes)
+
+        floats = arguments[0].type
+        bits = builder.bitcast(arguments[0], integers)
+        half = constant(0x3FE6A09E667F3BCD)
+        exponent = builder.ashr(builder.sub(bits, half), constant(52))
+        mantissa = builder.sub(bits, builder.shl(exponent, constant(52)))
+        # the exponent as a float: its bits put below those of 1.5 * 2^52
+        rounder = constant(0x4338000000000000)
+        moved = builder.bitcast(builder.add(exponent, rounder), floats)
+        whole = builder.fsub(moved, builder.bitcast(rounder, floats))
+        pair = [whole, builder.bitcast(mantissa, floats)]
+        return context.make_tuple(builder, types.UniTuple(value, 2), pair)
+
+    return types.UniTuple(value, 2)(value), codegen
 
 
 @intrinsic

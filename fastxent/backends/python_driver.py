@@ -126,9 +126,7 @@ def evaluate(
         _is_laid_out(logits, program.layout, program.logits_element, logits)
         and _is_target(target, ignore_index, program, logits)
         and (output is None) == (output_kind == OUTPUT_NOTHING)
-        and (
-            output is None or _is_laid_out(output, program.layout, program.logits_element, logits)
-        )
+        and (output is None or _is_laid_out(output, program.layout, program.logits_element, logits))
         and (output is None or output.flags.writeable)
         and (losses is None or _has_room(losses, logits, program.layout))
     ):

@@ -1,0 +1,295 @@
+"""Tiles of the Numba twin: as many rows side by side as a line has lanes.
+
+Where classes are few, or lie far apart in memory, a row by itself keeps no register filled. A tile
+holds a row in each lane, class after class; every lane goes through the same arithmetic as a block
+of a row does (numba_primitives.py), by itself.
+"""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+from numba import njit
+
+from .context import LANE_CLASSES
+from .numba_primitives import ARITHMETIC, LN2, OPTIONS
+from .numba_vectors import (
+    add,
+    add_to_sums,
+    address_of,
+    broadcast,
+    choose_equal,
+    choose_greater,
+    clear_equal,
+    divide,
+    exponent_and_mantissa,
+    load,
+    load_partial,
+    load_square,
+    maximum,
+    multiply,
+    multiply_add,
+    pointer_at,
+    prefetch,
+    separately,
+    stack_buffer,
+    store,
+    store_partial,
+    store_square,
+    store_sums,
+    subtract,
+    sums_of,
+    zero_sums,
+)
+
+
+class LaneSums(NamedTuple):
+    """What is known of the rows of a tile: pointers to float64 numbers, a lane each."""
+
+    maximum: Any
+    log_sum_exp: Any  # relative to the maximum
+    scale: Any  # of the softmax: factor / sum_exp
+    others: Any  # 1 - exp(m - m)/sum_exp
+
+
+class LaneReference(NamedTuple):
+    """A Reference for each lane."""
+
+    shift: Any
+    maximum: Any
+    lowest: Any
+    rounder: Any
+
+
+def make_lanes(real_bits: int, primitives: SimpleNamespace) -> SimpleNamespace:
+    """What is done to tiles in float32 or float64 arithmetic, compiled when it is first called."""
+    arithmetic = ARITHMETIC[real_bits]
+    real = primitives.real
+    own_element = arithmetic.own_element
+    reduce_with = primitives.reduce_with
+    element_size = primitives.element_size
+    load_block = primitives.load_block
+    convert_block = primitives.convert_block
+    output_block = primitives.output_block
+    store_block = primitives.store_block
+    lanes = 512 // real_bits
+    line_bytes = 64
+    steps = primitives.steps
+    zero = real(0.0)
+    one = real(1.0)
+    minus_infinity = real(-math.inf)
+    nan = real(math.nan)
+    infinity = real(math.inf)
+    equal_sums = sums_of(lanes)
+    exact_difference = real(arithmetic.exact_difference)
+    rounder = real(float.fromhex(arithmetic.rounder))
+    # rounded as the C twin's are: in real
+    log2_e = real(real(float.fromhex(arithmetic.log2_e)) * steps)
+    step = real(LN2 / steps)
+    offset = real(steps * (arithmetic.spare_exponent + arithmetic.exponent_offset))
+    tile_buffer = stack_buffer(LANE_CLASSES * lanes)
+    line_buffer = stack_buffer(lanes)
+    square_buffer = stack_buffer(lanes * lanes)
+    numbers_buffer = stack_buffer(lanes)
+
+    inlined = njit(forceinline=True, **OPTIONS)
+
+    def compiled(function):
+        return separately(njit(**OPTIONS)(function))
+
+    @inlined
+    def load_line(place, n):
+        if n == lanes:
+            return load(place, 0)
+        return load_partial(place, 0, n, zero)
+
+    @compiled
+    def load_tile(tile, source, element, n_classes, n, row_stride, class_stride):
+        # The logits of n rows; the other lanes hold 0. Element j of row k lies at
+        # source + k * row_stride + j * class_stride, and one of the two strides is an element's
+        # size.
+        if class_stride != element_size(element) or n_classes == 1:
+            buffer = line_buffer(zero)
+            for j in range(n_classes):
+                place = load_block(source + j * class_stride, element, n, buffer)
+                store(tile, j * lanes, load_line(place, n))
+            return
+        square = square_buffer(zero)
+        for j in range(0, n_classes, lanes):
+            width = min(lanes, n_classes - j)
+            start = source + j * class_stride
+            if element == own_element:
+                load_square(start, row_stride, n, width, tile, j * lanes)
+            else:
+                for k in range(n):
+                    row = pointer_at(address_of(square) + k * line_bytes, zero)
+                    convert_block(start + k * row_stride, element, width, row)
+                load_square(address_of(square), line_bytes, n, width, tile, j * lanes)
+
+    @compiled
+    def store_tile(tile, destination, element, n_classes, n, row_stride, class_stride):
+        # The values of n rows to where they belong: load_tile the other way round.
+        if class_stride != element_size(element) or n_classes == 1:
+            buffer = line_buffer(zero)
+            for j in range(n_classes):
+                place = destination + j * class_stride
+                output = output_block(place, element, buffer)
+                if n == lanes:
+                    store(output, 0, load(tile, j * lanes))
+                else:
+                    store_partial(output, 0, load(tile, j * lanes), n)
+                store_block(output, n, place, element)
+            return
+        square = square_buffer(zero)
+        for j in range(0, n_classes, lanes):
+            width = min(lanes, n_classes - j)
+            start = destination + j * class_stride
+            if element == own_element:
+                store_square(tile, j * lanes, start, row_stride, n, width)
+            else:
+                store_square(tile, j * lanes, address_of(square), line_bytes, n, width)
+                for k in range(n):
+                    row = pointer_at(address_of(square) + k * line_bytes, zero)
+                    store_block(row, width, start + k * row_stride, element)
+
+    @inlined
+    def refer_lanes_to(largest):
+        none = broadcast(zero)
+        magnitude = choose_greater(none, largest, subtract(none, largest), largest)
+        finite = choose_greater(broadcast(infinity), magnitude, broadcast(one), none)
+        far = multiply(
+            finite,
+            choose_greater(magnitude, broadcast(exact_difference), broadcast(one), none),
+        )
+        shift = choose_equal(far, broadcast(one), largest, none)
+        m = choose_equal(finite, broadcast(one), subtract(largest, shift), none)
+        # the nearest integer, by adding the rounder
+        n = subtract(multiply_add(m, broadcast(log2_e), broadcast(rounder)), broadcast(rounder))
+        return LaneReference(
+            shift=shift,
+            maximum=choose_equal(finite, broadcast(one), m, broadcast(nan)),
+            lowest=multiply(subtract(n, broadcast(offset)), broadcast(step)),
+            rounder=subtract(add(broadcast(rounder), broadcast(offset)), n),
+        )
+
+    @inlined
+    def lane_reduce(x, reference):
+        # exp(x - m) / factor, a lane each
+        return reduce_with(subtract(x, reference.shift), reference.lowest, reference.rounder)
+
+    @inlined
+    def lane_log1p(y):
+        # log(1 + y) for y >= 0, to 2^-33 of itself: 1 + y = 2^k (1 + f), and with s = f / (2 + f)
+        # log(1 + f) = 2 (s + s^3/3 + s^5/5 + ...). Where k is 0, f is y itself, which keeps the
+        # digits of a confident row. The arithmetic of lanes is in float32, and 16 calls of log1p
+        # would take longer than all the rest of a tile of 10 classes.
+        whole = equal_sums(1.0)
+        two = equal_sums(2.0)
+        k, mantissa = exponent_and_mantissa(add(y, whole))
+        f = choose_equal(k, zero_sums(zero), y, subtract(mantissa, whole))
+        s = divide(f, add(f, two))
+        z = multiply(s, s)
+        series = divide(whole, equal_sums(15.0))
+        for odd in (13.0, 11.0, 9.0, 7.0, 5.0, 3.0):
+            series = add(multiply(series, z), divide(whole, equal_sums(odd)))
+        twice = multiply(two, s)
+        rest = add(twice, multiply(multiply(twice, z), series))
+        return add(multiply(k, equal_sums(LN2)), rest)
+
+    @inlined
+    def lane_term(x, reference):
+        # exp(x - m) / factor, but 0 where x = m, which adds to the count instead
+        reduced = lane_reduce(x, reference)
+        term = multiply_add(reduced.power, reduced.part, reduced.power)
+        return clear_equal(term, subtract(x, reference.shift), reference.maximum)
+
+    @inlined
+    def lane_equal(x, reference):
+        return choose_equal(
+            subtract(x, reference.shift), reference.maximum, broadcast(one), broadcast(zero)
+        )
+
+    @compiled
+    def sum_tile(tile, n_classes, ahead, ahead_stride, sums):
+        # The sums of a tile, and what they are relative to. Eight classes are added as a binary
+        # tree, then go on in float64. Meanwhile memory is asked for the line at `ahead`, and one
+        # further on by `ahead_stride` for every class.
+        none = zero_sums(zero)
+        largest = broadcast(minus_infinity)
+        for j in range(n_classes):
+            largest = maximum(load(tile, j * lanes), largest)
+        reference = refer_lanes_to(largest)
+        rest = none
+        counts = broadcast(zero)
+        for j in range(0, n_classes, 8):
+            total = broadcast(zero)
+            quad = total
+            pair = total
+            for k in range(8):
+                prefetch(ahead + (j + k) * ahead_stride)
+                term = broadcast(zero)
+                if j + k < n_classes:
+                    x = load(tile, (j + k) * lanes)
+                    term = lane_term(x, reference)
+                    counts = add(counts, lane_equal(x, reference))
+                # (0 + 1) + (2 + 3), then the same of 4 to 7
+                if k % 2 == 0:
+                    pair = term
+                elif k % 4 == 1:
+                    quad = add(pair, term)
+                elif k == 3:
+                    total = add(quad, add(pair, term))
+                else:
+                    total = add(total, add(quad, add(pair, term)))
+            rest = add_to_sums(rest, total)
+        # exp(m - m) / factor as it comes out of the exponential, not rounded to 1
+        own = lane_reduce(largest, reference)
+        unit = add_to_sums(add_to_sums(none, own.power), multiply(own.power, own.part))
+        # sum_exp = 1 + above; a row without a finite maximum has no count, and no softmax: NaN
+        whole = equal_sums(1.0)
+        above = add(divide(rest, unit), subtract(add_to_sums(none, counts), whole))
+        y = choose_equal(maximum(above, none), above, above, equal_sums(math.nan))
+        total = add(y, whole)
+        store_sums(sums.maximum, add_to_sums(none, largest))
+        store_sums(sums.log_sum_exp, lane_log1p(y))
+        store_sums(sums.scale, divide(whole, multiply(total, unit)))
+        store_sums(sums.others, divide(y, total))
+        return reference
+
+    @inlined
+    def line_from(numbers):
+        # float64 numbers as a line of reals
+        buffer = line_buffer(zero)
+        for k in range(lanes):
+            buffer[k] = real(numbers[k])
+        return load(buffer, 0)
+
+    @compiled
+    def softmax_tile(tile, n_classes, reference, scales):
+        # values_j = scale * exp(x_j - m) / factor
+        scale = line_from(scales)
+        for j in range(n_classes):
+            reduced = lane_reduce(load(tile, j * lanes), reference)
+            power = multiply(scale, reduced.power)
+            store(tile, j * lanes, multiply_add(power, reduced.part, power))
+
+    @compiled
+    def log_softmax_tile(tile, n_classes, maxima, logs):
+        # values_j = (x_j - m) - log(sum_exp)
+        m = line_from(maxima)
+        log_sum = line_from(logs)
+        for j in range(n_classes):
+            store(tile, j * lanes, subtract(subtract(load(tile, j * lanes), m), log_sum))
+
+    return SimpleNamespace(
+        lanes=lanes,
+        tile_buffer=tile_buffer,
+        numbers_buffer=numbers_buffer,
+        load_tile=load_tile,
+        store_tile=store_tile,
+        sum_tile=sum_tile,
+        softmax_tile=softmax_tile,
+        log_softmax_tile=log_softmax_tile,
+    )
