@@ -166,7 +166,8 @@ static inline wide lane_log1p(wide y) {
   /* the exponent as a float: its bits put below those of 1.5 * 2^52 */
   const wide rounder = (wide){0} + 0x1.8p52;
   const wide k = (wide)(exponent + (wide_bits)rounder) - rounder;
-  return k * ln2 + (2.0 * s + 2.0 * s * z * series);
+  /* y - y: 0, or NaN for a NaN, which taken apart into exponent and mantissa would be one no more */
+  return (k * ln2 + (2.0 * s + 2.0 * s * z * series)) + (y - y);
 }
 
 /* The sums of a tile, and what they are relative to. Eight classes are added as a binary tree, then

@@ -13,6 +13,7 @@ from typing import Any
 
 from . import _checkout as _checkout  # first: the clear word where this is not an installation
 from ._threads import get_num_threads, set_num_threads, threads
+from ._warmup import warmup
 from .backends import available_backends, get_backend, set_backend
 from .config import show_config
 from .losses import (
@@ -38,6 +39,7 @@ __all__ = [
     "softmax_cross_entropy_with_logits",
     "sparse_softmax_cross_entropy_with_logits",
     "threads",
+    "warmup",
 ]
 
 

@@ -36,6 +36,11 @@ else:
 
 NAMES = ("cython", "numba")
 
+KERNELS = (
+    "rows_evaluate", "lanes_evaluate", "segments_reduce", "rows_merge", "segments_write",
+    "rows_check_labels", "rows_check_probs", "rows_sum",
+)  # fmt: skip
+
 _default: str | None = None
 
 
@@ -121,6 +126,14 @@ def kernels_of(backend: str) -> Kernels:
     from . import numba_kernels
 
     return numba_kernels
+
+
+def prepare(backend: str, element: int) -> None:
+    """Compile or load every kernel that logits of an element may need."""
+    kernels = kernels_of(backend)
+    for name in KERNELS:
+        kernels.kernel_address(name, _bits_of(element))
+    kernels.kernel_address("rows_sum", 64)
 
 
 _programs: dict[tuple[object, ...], Program | None] = {}

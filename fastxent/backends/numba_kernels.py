@@ -30,7 +30,7 @@ from math import exp, frexp, ldexp, log, log1p
 from typing import Any, NamedTuple
 
 import numba
-from numba import carray, cfunc, njit, types
+from numba import carray, cfunc, types
 
 from .context import (
     CONTEXT_DTYPE,
@@ -41,8 +41,15 @@ from .context import (
     TARGET_PROBS,
 )
 from .numba_lanes import LaneSums, make_lanes
-from .numba_primitives import BLOCK, OPTIONS, Block, BlockTarget, make_primitives
-from .numba_vectors import finish_streams, fma, pointer_at, separately, stack_buffer
+from .numba_primitives import (
+    BLOCK,
+    Block,
+    BlockTarget,
+    compiled,
+    inlined,
+    make_primitives,
+)
+from .numba_vectors import finish_streams, fma, pointer_at, stack_buffer
 
 INFINITY = math.inf
 NAN = math.nan
@@ -117,10 +124,6 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
     log_softmax_tile = tiles.log_softmax_tile
 
     lanes_buffer = stack_buffer(16)
-    inlined = njit(forceinline=True, **OPTIONS)
-
-    def compiled(function):
-        return separately(njit(**OPTIONS)(function))
 
     @inlined
     def empty_state():
@@ -434,18 +437,14 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
             if context.output_kind != OUTPUT_NOTHING:
                 write_zeros(context, i, 0, context.n_classes)
 
-    @inlined
-    def new_reading():
-        return Reading(
-            current=new_block(group_maxima_buffer(zero), block_buffer(zero)),
-            next=new_block(group_maxima_buffer(zero), block_buffer(zero)),
-        )
-
     @compiled
     def rows_evaluate(context, start, stop):
         # Losses, and the output if one is wanted, of rows start..stop.
         losses = pointer_at(context.losses, 0.0)
-        reading = new_reading()
+        reading = Reading(
+            current=new_block(group_maxima_buffer(zero), block_buffer(zero)),
+            next=new_block(group_maxima_buffer(zero), block_buffer(zero)),
+        )
         i = next_kept(context, start, stop)
         write_ignored(context, start, i)
         if i < stop:
@@ -583,7 +582,10 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
     @compiled
     def segments_reduce(context, start, stop):
         # The states of segments start..stop, numbered through the rows.
-        reading = new_reading()
+        reading = Reading(
+            current=new_block(group_maxima_buffer(zero), block_buffer(zero)),
+            next=new_block(group_maxima_buffer(zero), block_buffer(zero)),
+        )
         for k in range(start, stop):
             i = k // context.n_segments
             first = (k % context.n_segments) * context.segment

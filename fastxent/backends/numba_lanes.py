@@ -11,10 +11,8 @@ import math
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from numba import njit
-
 from .context import LANE_CLASSES
-from .numba_primitives import ARITHMETIC, LN2, OPTIONS
+from .numba_primitives import ARITHMETIC, LN2
 from .numba_vectors import (
     add,
     add_to_sums,
@@ -33,7 +31,6 @@ from .numba_vectors import (
     multiply_add,
     pointer_at,
     prefetch,
-    separately,
     stack_buffer,
     store,
     store_partial,
@@ -93,11 +90,6 @@ def make_lanes(real_bits: int, primitives: SimpleNamespace) -> SimpleNamespace:
     line_buffer = stack_buffer(lanes)
     square_buffer = stack_buffer(lanes * lanes)
     numbers_buffer = stack_buffer(lanes)
-
-    inlined = njit(forceinline=True, **OPTIONS)
-
-    def compiled(function):
-        return separately(njit(**OPTIONS)(function))
 
     @inlined
     def load_line(place, n):
@@ -196,7 +188,9 @@ def make_lanes(real_bits: int, primitives: SimpleNamespace) -> SimpleNamespace:
             series = add(multiply(series, z), divide(whole, equal_sums(odd)))
         twice = multiply(two, s)
         rest = add(twice, multiply(multiply(twice, z), series))
-        return add(multiply(k, equal_sums(LN2)), rest)
+        # y - y: 0, or NaN for a NaN, which taken apart into exponent and mantissa would be one no
+        # more
+        return add(add(multiply(k, equal_sums(LN2)), rest), subtract(y, y))
 
     @inlined
     def lane_term(x, reference):

@@ -84,6 +84,14 @@ OPTIONS: Final[dict[str, Any]] = {
     "no_cfunc_wrapper": True,
 }
 
+inlined = njit(forceinline=True, **OPTIONS)
+
+
+def compiled(function: Any) -> Any:
+    """Compiled by itself, and called."""
+    return separately(njit(**OPTIONS)(function))
+
+
 LN2: Final = float.fromhex("0x1.62e42fefa39efp-1")
 LOG2_E: Final = float.fromhex("0x1.71547652b82fep+0")
 
@@ -271,11 +279,6 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
         lookup_correction = lookup_in(
             real_bits, [_bits(real, text) for text in _every_step(arithmetic.corrections, steps)]
         )
-
-    inlined = njit(forceinline=True, **OPTIONS)
-
-    def compiled(function):
-        return separately(njit(**OPTIONS)(function))
 
     @inlined
     def reference_at(maximum):

@@ -1,0 +1,54 @@
+"""Kernels made ready before the first call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from . import backends
+from .backends.context import ELEMENTS
+
+
+def warmup(dtypes: Iterable[Any] | str = ("float32",), *, backend: str | None = None) -> None:
+    """Compile or load all kernels that calls with logits of these dtypes may need.
+
+    The Numba backend compiles a kernel when a call first needs it, some seconds for each kind of
+    arithmetic; after this no call waits. The arithmetic of float16, bfloat16 and float32 logits is
+    the same, so one of them warms up all three. What is compiled is kept in this process and
+    nowhere on disk. The Cython backend has nothing to compile, and loads its modules.
+
+    Parameters
+    ----------
+    dtypes : iterable of dtypes or their names, or one name
+        Of float16, bfloat16, float32 and float64.
+    backend : {"cython", "numba"}, optional
+        By default that of `get_backend()`.
+
+    Raises
+    ------
+    TypeError
+        A dtype that is not one of these.
+    ValueError
+        An unknown backend.
+
+    Examples
+    --------
+    >>> import fastxent
+    >>> fastxent.warmup(["float32", "float64"], backend="cython")
+    """
+    name = backends.get_backend() if backend is None else backends.check_backend(backend)
+    for dtype in (dtypes,) if isinstance(dtypes, str | type | np.dtype) else tuple(dtypes):
+        backends.prepare(name, _element_of(dtype))
+
+
+def _element_of(dtype: Any) -> int:
+    try:
+        found = dtype if isinstance(dtype, str) else np.dtype(dtype).name
+    except TypeError:
+        found = repr(dtype)
+    if found not in ELEMENTS:
+        choices = ", ".join(ELEMENTS)
+        raise TypeError(f"dtypes must be some of {choices}, not {found}")
+    return ELEMENTS[found]

@@ -1,0 +1,193 @@
+"""Tiles: few classes, a row in each lane, wherever the classes lie in memory."""
+
+from __future__ import annotations
+
+import tracemalloc
+from typing import Any
+
+import numpy as np
+import pytest
+from support import BFLOAT16, Array, exact_cross_entropy, random_logits, same_bits, ulps
+
+import fastxent
+from fastxent.backends.context import LANE_CLASSES
+
+CLASSES = (*range(1, 19), 31, 32, 33, 100, LANE_CLASSES - 1, LANE_CLASSES, LANE_CLASSES + 1)
+
+
+def labels_of(shape: tuple[int, ...], n_classes: int) -> Array:
+    return np.random.default_rng(2).integers(0, n_classes, shape)
+
+
+def errors(logits: Array, labels: Array, losses: Array, gradients: Array) -> tuple[float, float]:
+    """The largest errors in ULP, with the classes along the last axis."""
+    exact_losses, exact_gradients = exact_cross_entropy(logits, labels)
+    return (
+        ulps(losses, exact_losses, np.float32),
+        ulps(gradients, exact_gradients, np.float32),
+    )
+
+
+@pytest.mark.parametrize("n_classes", CLASSES)
+@pytest.mark.parametrize("scale", [3.0, 30.0])
+def test_every_number_of_classes_keeps_its_digits(
+    backend: str, n_classes: int, scale: float
+) -> None:
+    for n_rows in (1, 15, 16, 37):
+        logits = random_logits((n_rows, n_classes), seed=n_classes, scale=scale)
+        labels = labels_of((n_rows,), n_classes)
+        losses, gradients = fastxent.cross_entropy_with_grad(
+            logits, labels, reduction="none", backend=backend
+        )
+        loss_error, gradient_error = errors(logits, labels, losses, gradients)
+        assert loss_error <= 2
+        assert gradient_error <= 4
+
+
+@pytest.mark.parametrize("n_classes", CLASSES)
+@pytest.mark.parametrize("n_inner", [2, 16, 21])
+def test_classes_along_the_second_axis_of_three(backend: str, n_classes: int, n_inner: int) -> None:
+    logits = random_logits((3, n_classes, n_inner))
+    labels = labels_of((3, n_inner), n_classes)
+    losses, gradients = fastxent.cross_entropy_with_grad(
+        logits, labels, axis=1, reduction="none", backend=backend
+    )
+    last = np.ascontiguousarray(np.moveaxis(logits, 1, -1))
+    loss_error, gradient_error = errors(last, labels, losses, np.moveaxis(gradients, 1, -1))
+    assert loss_error <= 2
+    assert gradient_error <= 4
+    assert same_bits(
+        losses, fastxent.cross_entropy(logits, labels, axis=1, reduction="none", backend=backend)
+    )
+    for function in (fastxent.softmax, fastxent.log_softmax):
+        expected = function(last, backend=backend)
+        found = function(logits, axis=1, backend=backend)
+        np.testing.assert_allclose(found, np.moveaxis(expected, -1, 1), rtol=3e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("layout", ["last", "first", "middle", "fortran"])
+@pytest.mark.parametrize("dtype", [np.float16, BFLOAT16, np.float32], ids=str)
+def test_few_classes_have_the_same_bits_however_they_lie(
+    backend: str, layout: str, dtype: Any
+) -> None:
+    plain = random_logits((6, 4, 10), dtype)
+    labels = labels_of((6, 4), 10)
+    losses, gradients = fastxent.cross_entropy_with_grad(
+        plain, labels, reduction="none", backend=backend
+    )
+    logits, axis, other_labels = {
+        "last": (plain, -1, labels),
+        "first": (np.ascontiguousarray(np.moveaxis(plain, -1, 0)), 0, labels),
+        "middle": (np.ascontiguousarray(np.moveaxis(plain, -1, 1)), 1, labels),
+        "fortran": (np.asfortranarray(plain.reshape(24, 10)), 1, labels.reshape(24)),
+    }[layout]
+    found_losses, found_gradients = fastxent.cross_entropy_with_grad(
+        logits, other_labels, axis=axis, reduction="none", backend=backend
+    )
+    assert same_bits(found_losses.reshape(6, 4), losses)
+    assert same_bits(np.moveaxis(found_gradients, axis, -1).reshape(plain.shape), gradients)
+    given = np.empty_like(logits)
+    returned = fastxent.cross_entropy_with_grad(
+        logits, other_labels, axis=axis, reduction="none", backend=backend, out=given
+    )[1]
+    assert returned is given
+    assert same_bits(given, found_gradients)
+
+
+@pytest.mark.usefixtures("eager_threads")
+def test_a_rows_bits_do_not_depend_on_its_neighbours(backend: str) -> None:
+    for shape, axis in (((50, 7), 1), ((2, 7, 50), 1)):
+        logits = random_logits(shape)
+        labels = labels_of((50,) if len(shape) == 2 else (2, 50), 7)
+        whole = fastxent.cross_entropy_with_grad(
+            logits, labels, axis=axis, reduction="none", backend=backend, n_threads=2
+        )
+        for start, stop in ((0, 1), (3, 20), (17, 50)):
+            place = (..., slice(start, stop)) if len(shape) == 3 else slice(start, stop)
+            part = fastxent.cross_entropy_with_grad(
+                np.ascontiguousarray(logits[place]),
+                np.ascontiguousarray(labels[..., start:stop]),
+                axis=axis,
+                reduction="none",
+                backend=backend,
+            )
+            assert same_bits(part[0], np.ascontiguousarray(whole[0][..., start:stop]))
+            assert same_bits(part[1], np.ascontiguousarray(whole[1][place]))
+
+
+def test_what_is_wrong_with_a_row_stays_in_its_lane(backend: str) -> None:
+    logits = random_logits((20, 9))
+    labels = labels_of((20,), 9)
+    clean = fastxent.cross_entropy_with_grad(logits, labels, reduction="none", backend=backend)
+    spoilt = logits.copy()
+    spoilt[3, 4], spoilt[5], spoilt[7, 1] = np.nan, -np.inf, np.inf
+    spoilt[11], labels[11] = np.nan, -100
+    losses, gradients = fastxent.cross_entropy_with_grad(
+        spoilt, labels, ignore_index=-100, reduction="none", backend=backend
+    )
+    for row in (3, 5, 7):
+        assert np.isnan(losses[row])
+        assert np.isnan(gradients[row]).all()
+    assert losses[11] == 0
+    assert (gradients[11] == 0).all()
+    others = [row for row in range(20) if row not in (3, 5, 7, 11)]
+    assert same_bits(losses[others], clean[0][others])
+    assert same_bits(gradients[others], clean[1][others])
+    values = fastxent.logsumexp(spoilt, backend=backend)
+    assert np.isnan(values[[3, 11]]).all()
+    assert values[5] == -np.inf
+    assert values[7] == np.inf
+
+
+def test_a_masked_class_costs_nothing_and_far_logits_keep_their_digits(backend: str) -> None:
+    logits = random_logits((16, 5))
+    logits[:, 2] = -np.inf
+    losses, gradients = fastxent.cross_entropy_with_grad(
+        logits, np.ones(16, int), reduction="none", backend=backend
+    )
+    assert (gradients[:, 2] == 0).all()
+    kept = np.delete(logits, 2, axis=1)
+    loss_error, _ = errors(kept, np.ones(16, int), losses, np.delete(gradients, 2, axis=1))
+    assert loss_error <= 2
+    for offset in (-30000.0, 300.0, 30000.0):
+        moved = (random_logits((16, 5)).astype(np.float16) + np.float32(offset)).astype(np.float32)
+        losses, gradients = fastxent.cross_entropy_with_grad(
+            moved, np.ones(16, int), reduction="none", backend=backend
+        )
+        loss_error, gradient_error = errors(moved, np.ones(16, int), losses, gradients)
+        assert loss_error <= 2
+        assert gradient_error <= 4
+
+
+def test_a_confident_row_keeps_the_digits_of_its_loss(backend: str) -> None:
+    losses, gradients = fastxent.cross_entropy_with_grad(
+        np.array([[40.0, 0.0], [90.0, 0.0]], np.float32), [0, 0], reduction="none", backend=backend
+    )
+    np.testing.assert_allclose(losses, [4.248354255e-18, 8.194012624e-40], rtol=1e-6)
+    np.testing.assert_allclose(gradients[:, 1], losses, rtol=1e-6)
+
+
+def test_classes_along_another_axis_are_not_copied(backend: str) -> None:
+    logits = random_logits((4, 21, 64, 64))
+    labels = labels_of((4, 64, 64), 21)
+    out = np.empty_like(logits)
+
+    def call() -> None:
+        fastxent.cross_entropy_with_grad(logits, labels, axis=1, out=out, backend=backend)
+
+    call()
+    tracemalloc.start()
+    call()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < logits.nbytes / 10
+
+
+def test_nothing_is_written_outside_a_padded_output(backend: str) -> None:
+    memory = np.full((37, 24), 7, np.float32)
+    logits = random_logits((37, 10))
+    out = memory[:, 5:15]
+    fastxent.cross_entropy_with_grad(logits, labels_of((37,), 10), out=out, backend=backend)
+    assert (memory[:, :5] == 7).all()
+    assert (memory[:, 15:] == 7).all()
+    assert not (out == 7).any()
