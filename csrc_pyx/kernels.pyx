@@ -461,7 +461,7 @@ cdef double lane_result(
 
 cdef void lanes_write(
     const Context* context, int64_t i, int64_t n, Tile* tile, const LaneSums* sums,
-    const LaneReference* reference
+    const LaneReference* reference, char* output
 ) noexcept nogil:
     # The output of rows i..i+n, in place of their logits in the tile, then to where it belongs.
     cdef double[MOST_LANES] scales
@@ -491,10 +491,7 @@ cdef void lanes_write(
             else:
                 tile.values[j] = <real>(tile.values[j] - context.output_scale)
     store_tile(
-        tile,
-        context.output + i // context.n_inner * context.output_stride
-        + i % context.n_inner * context.output_inner_stride,
-        context.logits_element, context.n_classes, n, context.output_inner_stride,
+        tile, output, context.logits_element, context.n_classes, n, context.output_inner_stride,
         context.output_class_stride,
     )
 
@@ -505,10 +502,15 @@ cdef void lanes_evaluate(const Context* context, int64_t start, int64_t stop) no
     cdef LaneSums sums
     cdef LaneReference reference
     cdef const char* source
+    cdef char* output
     cdef int64_t i, k, n
     cdef int64_t ahead_stride = max(
         context.logits_class_stride,
         LANES * context.logits_inner_stride // context.n_classes,
+    )
+    cdef int64_t output_stride = max(
+        context.output_class_stride,
+        LANES * context.output_inner_stride // context.n_classes,
     )
     i = start
     while i < stop:
@@ -522,14 +524,18 @@ cdef void lanes_evaluate(const Context* context, int64_t start, int64_t stop) no
             &tile, source, context.logits_element, context.n_classes, n,
             context.logits_inner_stride, context.logits_class_stride,
         )
+        output = (
+            context.output + i // context.n_inner * context.output_stride
+            + i % context.n_inner * context.output_inner_stride
+        )
         sum_tile(
             &tile, context.n_classes, source + 4 * LANES * context.logits_inner_stride,
-            ahead_stride, &sums, &reference,
+            ahead_stride, output, output_stride, &sums, &reference,
         )
         for k in range(n):
             context.losses[i + k] = lane_result(context, i + k, &tile, &sums, k)
         if context.output_kind != OUTPUT_NOTHING:
-            lanes_write(context, i, n, &tile, &sums, &reference)
+            lanes_write(context, i, n, &tile, &sums, &reference, output)
         i += n
 
 

@@ -171,10 +171,12 @@ static inline wide lane_log1p(wide y) {
 }
 
 /* The sums of a tile, and what they are relative to. Eight classes are added as a binary tree, then
- * go on in float64. Meanwhile memory is asked for the line at `ahead`, and one further on by
- * `ahead_stride` for every class. */
+ * go on in float64. Meanwhile memory is asked for the lines of a tile that comes later, the first
+ * at `ahead` and one further on by `ahead_stride` for every class, and for those of this tile's
+ * output, which are about to be written (100000 x 10 float32 with gradient, one thread: @@). */
 static inline void sum_tile(const Tile *tile, int64_t n_classes, const char *ahead,
-                            int64_t ahead_stride, LaneSums *sums, LaneReference *reference) {
+                            int64_t ahead_stride, const char *output, int64_t output_stride,
+                            LaneSums *sums, LaneReference *reference) {
   const Table table = make_table();
   const real *x = tile->values;
   vec largest = broadcast((real)-INFINITY);
@@ -190,7 +192,10 @@ static inline void sum_tile(const Tile *tile, int64_t n_classes, const char *ahe
   vec counts = broadcast(0);
   for (int64_t j = 0; j < n_classes; j += 8) {
     vec terms[8];
-    for (int k = 0; k < 8; k++) prefetch(ahead + (j + k) * ahead_stride);
+    for (int k = 0; k < 8; k++) {
+      prefetch(ahead + (j + k) * ahead_stride);
+      prefetch_to_write(output + (j + k) * output_stride);
+    }
 #pragma GCC unroll 8
     for (int k = 0; k < 8; k++) {
       terms[k] = broadcast(0);

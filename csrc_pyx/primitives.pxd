@@ -75,7 +75,7 @@ cdef extern from "lanes.h" nogil:
         int64_t row_stride, int64_t class_stride)
     void sum_tile(
         const Tile* tile, int64_t n_classes, const char* ahead, int64_t ahead_stride,
-        LaneSums* sums, LaneReference* reference)
+        const char* output, int64_t output_stride, LaneSums* sums, LaneReference* reference)
     void softmax_tile(
         Tile* tile, int64_t n_classes, const LaneReference* reference, const double* scales)
     void log_softmax_tile(

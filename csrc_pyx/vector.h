@@ -105,11 +105,13 @@ static inline void store_past_caches(real *destination, vec value) {
 #endif
 }
 
+static inline void prefetch_to_write(const char *address) { __builtin_prefetch(address, 1, 3); }
+
 /* The first and the last line of a row are shared with its neighbours and not streamed. A store to a
  * line that is not in the cache holds up all stores after it, so they are asked for early. */
 static inline void prefetch_ends(const char *row, int64_t n_bytes) {
-  __builtin_prefetch(row, 1, 3);
-  __builtin_prefetch(row + n_bytes - 1, 1, 3);
+  prefetch_to_write(row);
+  prefetch_to_write(row + n_bytes - 1);
 }
 
 static inline void finish_streams(void) {

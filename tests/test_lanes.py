@@ -10,9 +10,10 @@ import pytest
 from support import BFLOAT16, Array, exact_cross_entropy, random_logits, same_bits, ulps
 
 import fastxent
-from fastxent.backends.context import LANE_CLASSES
+from fastxent.backends.context import LANE_CLASSES, ROW_LANE_CLASSES
 
-CLASSES = (*range(1, 19), 31, 32, 33, 100, LANE_CLASSES - 1, LANE_CLASSES, LANE_CLASSES + 1)
+LIMITS = (ROW_LANE_CLASSES, LANE_CLASSES)
+CLASSES = (*range(1, 19), 31, 32, 33, 100, *LIMITS, *(limit + 1 for limit in LIMITS))
 
 
 def labels_of(shape: tuple[int, ...], n_classes: int) -> Array:

@@ -488,7 +488,7 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
         return sums.maximum[k] + sums.log_sum_exp[k]
 
     @compiled
-    def lanes_write(context, i, n, tile, sums, reference):
+    def lanes_write(context, i, n, tile, sums, reference, output):
         # The output of rows i..i+n, in place of their logits in the tile, then to where it belongs.
         labels = pointer_at(context.labels, 0)
         scales = numbers_buffer(0.0)
@@ -517,11 +517,8 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
                 else:
                     tile[j] = real(tile[j] - context.output_scale)
         store_tile(
-            tile,
-            context.output + i // context.n_inner * context.output_stride
-            + i % context.n_inner * context.output_inner_stride,
-            context.logits_element, context.n_classes, n, context.output_inner_stride,
-            context.output_class_stride,
+            tile, output, context.logits_element, context.n_classes, n,
+            context.output_inner_stride, context.output_class_stride,
         )  # fmt: skip
 
     @compiled
@@ -537,6 +534,10 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
             context.logits_class_stride,
             lanes * context.logits_inner_stride // context.n_classes,
         )
+        output_stride = max(
+            context.output_class_stride,
+            lanes * context.output_inner_stride // context.n_classes,
+        )
         i = start
         while i < stop:
             n = min(lanes, stop - i)
@@ -549,14 +550,18 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
                 tile, source, context.logits_element, context.n_classes, n,
                 context.logits_inner_stride, context.logits_class_stride,
             )  # fmt: skip
+            output = (
+                context.output + i // context.n_inner * context.output_stride
+                + i % context.n_inner * context.output_inner_stride
+            )  # fmt: skip
             reference = sum_tile(
                 tile, context.n_classes, source + 4 * lanes * context.logits_inner_stride,
-                ahead_stride, sums,
+                ahead_stride, output, output_stride, sums,
             )  # fmt: skip
             for k in range(n):
                 losses[i + k] = lane_result(context, i + k, tile, sums, k)
             if context.output_kind != OUTPUT_NOTHING:
-                lanes_write(context, i, n, tile, sums, reference)
+                lanes_write(context, i, n, tile, sums, reference, output)
             i += n
 
     @inlined

@@ -31,6 +31,7 @@ from .numba_vectors import (
     multiply_add,
     pointer_at,
     prefetch,
+    prefetch_to_write,
     stack_buffer,
     store,
     store_partial,
@@ -206,10 +207,12 @@ def make_lanes(real_bits: int, primitives: SimpleNamespace) -> SimpleNamespace:
         )
 
     @compiled
-    def sum_tile(tile, n_classes, ahead, ahead_stride, sums):
+    def sum_tile(tile, n_classes, ahead, ahead_stride, output, output_stride, sums):
         # The sums of a tile, and what they are relative to. Eight classes are added as a binary
-        # tree, then go on in float64. Meanwhile memory is asked for the line at `ahead`, and one
-        # further on by `ahead_stride` for every class.
+        # tree, then go on in float64. Meanwhile memory is asked for the lines of a tile that comes
+        # later, the first at `ahead` and one further on by `ahead_stride` for every class, and for
+        # those of this tile's output, which are about to be written (100000 x 10 float32 with
+        # gradient, one thread: @@).
         none = zero_sums(zero)
         largest = broadcast(minus_infinity)
         for j in range(n_classes):
@@ -223,6 +226,7 @@ def make_lanes(real_bits: int, primitives: SimpleNamespace) -> SimpleNamespace:
             pair = total
             for k in range(8):
                 prefetch(ahead + (j + k) * ahead_stride)
+                prefetch_to_write(output + (j + k) * output_stride)
                 term = broadcast(zero)
                 if j + k < n_classes:
                     x = load(tile, (j + k) * lanes)
