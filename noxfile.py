@@ -47,7 +47,10 @@ def verify(session: nox.Session) -> None:
 
 @nox.session
 def benchmarks(session: nox.Session) -> None:
-    """Every benchmark once on small shapes, without timing."""
+    """Every benchmark once on small shapes, without timing.
+
+    Other libraries are not installed, so they are skipped; .ci/run installs and requires them.
+    """
     session.install(".[bench]")
     session.run("pytest", "benchmarks", "--smoke", "--benchmark-disable", "-q")
 

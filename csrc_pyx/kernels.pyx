@@ -1,9 +1,12 @@
 # cython: language_level=3, cdivision=True, boundscheck=False, wraparound=False
-"""The Cython twin: softmax cross-entropy over rows whose class axis is contiguous.
+"""The Cython twin: softmax cross-entropy, row by row and many rows side by side.
 
 fastxent/backends/numba_kernels.py holds the same functions in the same order. This file is built
 once for each type the arithmetic is done in (`real`) and each instruction set; `primitives.h`
 holds what is done to a block of classes.
+
+`rows_*` and `segments_*` go through a row whose classes lie next to each other, `lanes_*` through
+tiles of many rows, wherever their classes lie.
 
 A row is read block by block. Every block folds into one small state,
 
@@ -262,7 +265,8 @@ cdef State classes_state(
             )
             maximum = state.maximum if state.maximum > -INFINITY else 0.0
             target = block_target(block.logits, probs, n, maximum)
-        shift_block(block, reference.shift)
+        if reference.shift != 0.0:
+            shift_block(block, reference.shift)
         sums = block_sum(block, reference, reading.next)
         state = add_block(state, sums, target)
         j += n
@@ -336,7 +340,7 @@ cdef void write_output(
     cdef double mass, mass_lost, scale
     cdef double label_value = 0.0
     cdef int exponent, shift
-    cdef bint streams = context.output_streams != 0
+    cdef bint streams
     if context.target == TARGET_PROBS and state.mass == 0.0:
         write_zeros(context, i, start, stop)
         return
@@ -361,6 +365,7 @@ cdef void write_output(
     while j < stop:
         destination = context.output + i * context.output_stride + j * element_size(element)
         output = output_block(destination, element, output_buffer)
+        streams = context.output_streams != 0 and output != output_buffer
         open_at(context, i, j, stop, &block)
         n = block.n
         if context.output_kind == OUTPUT_LOG_SOFTMAX:
@@ -371,13 +376,15 @@ cdef void write_output(
                 + j * element_size(context.probs_element),
                 context.probs_element, n, probs_buffer,
             )
-            shift_block(&block, reference.shift)
+            if reference.shift != 0.0:
+                shift_block(&block, reference.shift)
             block_softmax_minus_target(
                 block.logits, probs, n, reference, scale, context.output_scale, state.mass,
                 state.mass_lost, others, output, streams,
             )
         else:
-            shift_block(&block, reference.shift)
+            if reference.shift != 0.0:
+                shift_block(&block, reference.shift)
             block_softmax(
                 block.logits, n, reference, scale, label - j, label_value, output, streams
             )
@@ -528,6 +535,8 @@ cdef void lanes_evaluate(const Context* context, int64_t start, int64_t stop) no
             context.output + i // context.n_inner * context.output_stride
             + i % context.n_inner * context.output_inner_stride
         )
+        if context.output_kind == OUTPUT_NOTHING:
+            output = <char*>source  # nothing to ask memory for but what is there
         sum_tile(
             &tile, context.n_classes, source + 4 * LANES * context.logits_inner_stride,
             ahead_stride, output, output_stride, &sums, &reference,

@@ -9,8 +9,8 @@
 
 #include "primitives.h"
 
-/* Tiles have at most this many classes, so that they fit the L1 cache: 16 KiB. */
-enum { LANE_CLASSES = 256 };
+/* Tiles have at most so many classes, and so fit the L1 cache: 8 KiB. */
+enum { LANE_CLASSES = 128 };
 #define MOST_LANES 16
 
 typedef struct {
@@ -135,7 +135,7 @@ static inline void refer_lanes_to(vec largest, LaneReference *reference) {
   reference->rounder = (rounder + offset) - n;
 }
 
-/* exp(x - m) / factor, a lane each; `power` before it is multiplied by e^r. */
+/* exp(x - m) / factor as power * (1 + part), each lane relative to a maximum of its own. */
 static inline Reduced lane_reduce(vec x, const LaneReference *reference, const Table *table) {
   return reduce_with(x - reference->shift, reference->lowest, reference->rounder, table);
 }
@@ -144,7 +144,7 @@ static inline wide choose_wide(wide_bits mask, wide yes, wide no) {
   return (wide)((mask & (wide_bits)yes) | (~mask & (wide_bits)no));
 }
 
-/* log(1 + y) for y >= 0, to 2^-33 of itself: 1 + y = 2^k (1 + f), and with s = f / (2 + f)
+/* log(1 + y) for y >= 0, to 2^-44 of itself: 1 + y = 2^k (1 + f), and with s = f / (2 + f)
  * log(1 + f) = 2 (s + s^3/3 + s^5/5 + ...). Where k is 0, f is y itself, which keeps the digits of
  * a confident row. The arithmetic of lanes is in float32, and 16 calls of log1p would take longer
  * than all the rest of a tile of 10 classes. */

@@ -378,7 +378,6 @@ static inline void block_maximum(Block *block) {
 
 /* The logits less the shift, which is exact for all that matter; in the block's own buffer. */
 static inline void shift_block(Block *block, double shift) {
-  if (shift == 0.0) return;
   for (int64_t j = 0; j < block->n; j++)
     block->buffer[j] = block->logits[j] - (real)shift;
   block->logits = block->buffer;

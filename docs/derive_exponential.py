@@ -54,6 +54,7 @@ class Format:
 
     @property
     def steps(self) -> int:
+        """How many to a power of two."""
         return int(2**self.table_bits)
 
     def rounded(self, value: Real) -> Real:
@@ -271,6 +272,7 @@ def number(literal: str) -> Real:
 
 
 def print_numbers(target: Format, numbers: Numbers) -> None:
+    """The coefficients and their error, then each entry of the tables with its correction."""
     end = target.half_width()
     error = largest_error(numbers.coefficients, end) * mp.mpf(2) ** target.precision
     print(

@@ -9,9 +9,9 @@ from . import backends
 from ._threads import check_num_threads, get_num_threads
 from .backends.context import SEGMENT
 
-# A second thread is not worth waking for less: 2^17 logits take some 15 us on one thread, the
+# A second thread is not worth waking for less: 2^16 logits take some 15 us on one thread, the
 # wake-up about 50 us unless the worker is still looking for work after the previous call.
-_WORK_PER_THREAD: Final = 1 << 17
+_WORK_PER_THREAD: Final = 1 << 16
 # A chunk takes some 4 us or more: much longer than handing it out, much shorter than a call.
 _WORK_PER_CHUNK: Final = 1 << 15
 

@@ -17,7 +17,6 @@ from .context import (
     LAYOUT_LANES,
     LAYOUT_PLANES,
     LAYOUT_ROWS,
-    ROW_LANE_CLASSES,
     ROWS,
     ROWS_AT_ONCE,
     SEGMENTS,
@@ -169,7 +168,7 @@ def evaluate(
     """
     if planes:
         layout = LAYOUT_PLANES
-    elif logits.shape[-1] <= ROW_LANE_CLASSES:
+    elif logits.shape[-1] <= LANE_CLASSES:
         layout = LAYOUT_LANES  # where there are kernels for it
     else:
         layout = LAYOUT_ROWS

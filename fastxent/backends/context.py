@@ -39,12 +39,10 @@ STATE_SIZE: Final = 8
 # A larger output goes past the caches: it would drive out all that is in them.
 STREAM_BYTES: Final = 33554432
 
-# A tile of rows side by side has at most so many classes.
-LANE_CLASSES: Final = 256
-# Rows whose classes lie next to each other go by themselves beyond this: 31250 x 128 float32 took
-# 2.0 ms in tiles and 2.8 by rows, with gradient 4.9 and 4.4; 20000 x 200 took 2.0 and 2.3, with
-# gradient 4.2 and 3.9.
-ROW_LANE_CLASSES: Final = 128
+# Rows of at most so many classes go through tiles, wherever their classes lie. Beyond, a row keeps
+# the registers busy by itself: 31250 x 128 float32 took 2.0 ms in tiles and 2.8 by rows, with
+# gradient 4.9 and 4.4; 20000 x 200 took 2.0 and 2.3, with gradient 4.2 and 3.9.
+LANE_CLASSES: Final = 128
 
 # How the classes of a row lie: next to each other, rows one after another; the same, for kernels
 # that take many rows at once; or as far apart as axis 1 of three axes says, the rows along the

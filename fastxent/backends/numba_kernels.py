@@ -1,8 +1,11 @@
-"""The Numba twin: softmax cross-entropy over rows whose class axis is contiguous.
+"""The Numba twin: softmax cross-entropy, row by row and many rows side by side.
 
 csrc_pyx/kernels.pyx holds the same functions in the same order. This file is compiled when it is
 first used, once for each type the arithmetic is done in; `numba_primitives.py` holds what is done
 to a block of classes.
+
+`rows_*` and `segments_*` go through a row whose classes lie next to each other, `lanes_*` through
+tiles of many rows, wherever their classes lie.
 
 A row is read block by block. Every block folds into one small state,
 
@@ -49,7 +52,7 @@ from .numba_primitives import (
     inlined,
     make_primitives,
 )
-from .numba_vectors import finish_streams, fma, pointer_at, stack_buffer
+from .numba_vectors import address_of, finish_streams, fma, pointer_at, stack_buffer
 
 INFINITY = math.inf
 NAN = math.nan
@@ -262,7 +265,7 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
             i += 1
         return i
 
-    @compiled
+    @inlined
     def open_at(context, i, j, stop, block):
         # The block of row i that starts at class j, of classes below stop; none at all if i < 0.
         return open_block(
@@ -307,7 +310,8 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
                 )  # fmt: skip
                 maximum = state.maximum if state.maximum > -INFINITY else 0.0
                 target = block_target(block.logits, probs, n, maximum)
-            block = shift_block(block, reference.shift)
+            if reference.shift != 0.0:
+                block = shift_block(block, reference.shift)
             sums, next = block_sum(block, reference, next)
             state = add_block(state, sums, target)
             j += n
@@ -326,13 +330,13 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
             context.logits_element,
         )  # fmt: skip
 
-    @compiled
+    @inlined
     def label_logit(context, i):
         if context.target == TARGET_LABELS:
             return logit_at(context, i, pointer_at(context.labels, 0)[i])
         return 0.0
 
-    @compiled
+    @inlined
     def row_result(context, i, state, label_x):
         # The loss of row i, whose label's logit is label_x, or logsumexp where there is no target.
         if context.target == TARGET_LABELS:
@@ -367,7 +371,6 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
         block = new_block(group_maxima_buffer(zero), block_buffer(zero))
         probs_buffer = block_buffer(zero)
         output_buffer = block_buffer(zero)
-        streams = context.output_streams != 0
         element = context.logits_element
         label = -1
         label_value = 0.0
@@ -394,6 +397,7 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
         while j < stop:
             destination = context.output + i * context.output_stride + j * element_size(element)
             output = output_block(destination, element, output_buffer)
+            streams = context.output_streams != 0 and address_of(output) == destination
             block = open_at(context, i, j, stop, block)
             n = block.n
             if context.output_kind == OUTPUT_LOG_SOFTMAX:
@@ -406,13 +410,15 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
                     + j * element_size(context.probs_element),
                     context.probs_element, n, probs_buffer,
                 )  # fmt: skip
-                block = shift_block(block, reference.shift)
+                if reference.shift != 0.0:
+                    block = shift_block(block, reference.shift)
                 block_softmax_minus_target(
                     block.logits, probs, n, reference, scale, context.output_scale, state.mass,
                     state.mass_lost, others, output, streams,
                 )  # fmt: skip
             else:
-                block = shift_block(block, reference.shift)
+                if reference.shift != 0.0:
+                    block = shift_block(block, reference.shift)
                 block_softmax(
                     block.logits, n, reference, scale, label - j, label_value, output, streams
                 )
@@ -554,6 +560,8 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
                 context.output + i // context.n_inner * context.output_stride
                 + i % context.n_inner * context.output_inner_stride
             )  # fmt: skip
+            if context.output_kind == OUTPUT_NOTHING:
+                output = source  # nothing to ask memory for but what is there
             reference = sum_tile(
                 tile, context.n_classes, source + 4 * lanes * context.logits_inner_stride,
                 ahead_stride, output, output_stride, sums,

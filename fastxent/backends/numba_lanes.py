@@ -169,12 +169,12 @@ def make_lanes(real_bits: int, primitives: SimpleNamespace) -> SimpleNamespace:
 
     @inlined
     def lane_reduce(x, reference):
-        # exp(x - m) / factor, a lane each
+        # exp(x - m) / factor as power * (1 + part), each lane relative to a maximum of its own
         return reduce_with(subtract(x, reference.shift), reference.lowest, reference.rounder)
 
     @inlined
     def lane_log1p(y):
-        # log(1 + y) for y >= 0, to 2^-33 of itself: 1 + y = 2^k (1 + f), and with s = f / (2 + f)
+        # log(1 + y) for y >= 0, to 2^-44 of itself: 1 + y = 2^k (1 + f), and with s = f / (2 + f)
         # log(1 + f) = 2 (s + s^3/3 + s^5/5 + ...). Where k is 0, f is y itself, which keeps the
         # digits of a confident row. The arithmetic of lanes is in float32, and 16 calls of log1p
         # would take longer than all the rest of a tile of 10 classes.

@@ -504,8 +504,6 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
     @compiled
     def shift_block(block, shift):
         # The logits less the shift, which is exact for all that matter; in the block's own buffer.
-        if shift == 0.0:
-            return block
         for j in range(block.n):
             block.buffer[j] = block.logits[j] - real(shift)
         return Block(
@@ -545,7 +543,7 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
             ),
         )
 
-    @compiled
+    @inlined
     def group_sum_but_maxima(logits, j, reference, sums, sums_lost):
         m = broadcast(reference.maximum)
         count = 0
