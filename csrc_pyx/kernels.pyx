@@ -32,7 +32,7 @@ from primitives cimport (
 )
 from primitives cimport (
     BLOCK, Block, BlockSum, BlockTarget, Context, Reference, balancing_exponent,
-    block_log_softmax, block_maximum, block_softmax, block_softmax_minus_target, block_sum,
+    block_is_within, block_log_softmax, block_maximum, block_softmax, block_softmax_minus_target, block_sum,
     block_target, element_size, finish_streams, load_block, load_element,
     open_block, output_block, prefetch_ends, real, reference_at, shift_block, shift_exponent, store_block,
     store_element,
@@ -642,11 +642,10 @@ cdef void rows_check_probs(const Context* context, int64_t start, int64_t stop) 
     # losses[i] = 0 where every probability of row i is from 0 to output_scale, else NaN.
     cdef real buffer[BLOCK]
     cdef const real* probs
-    cdef int64_t i, j, k, n
+    cdef int64_t i, j, n
     cdef int64_t element = context.probs_element
-    cdef double bad
     for i in range(start, stop):
-        bad = 0.0
+        context.losses[i] = 0.0
         j = 0
         while j < context.n_classes:
             n = min(<int64_t>BLOCK, context.n_classes - j)
@@ -654,10 +653,9 @@ cdef void rows_check_probs(const Context* context, int64_t start, int64_t stop) 
                 context.probs + i * context.probs_stride + j * element_size(element),
                 element, n, buffer,
             )
-            for k in range(n):
-                bad += 0.0 if 0.0 <= probs[k] <= context.output_scale else 1.0
+            if not block_is_within(probs, n, 0.0, context.output_scale):
+                context.losses[i] = NAN
             j += n
-        context.losses[i] = 0.0 if bad == 0.0 else NAN
 
 
 cdef void rows_sum(const Context* context, int64_t start, int64_t stop) noexcept nogil:

@@ -264,7 +264,10 @@ static inline uint16_t narrow_bfloat16(float value) {
 
 static inline void widen_float16_block(const uint16_t *source, int64_t n, real *block) {
   int64_t j = 0;
-#if defined(__F16C__) && FASTXENT_REAL_BITS == 32
+#if defined(__AVX512F__) && FASTXENT_REAL_BITS == 32
+  for (; j + 16 <= n; j += 16)
+    _mm512_storeu_ps(block + j, _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(source + j))));
+#elif defined(__F16C__) && FASTXENT_REAL_BITS == 32
   for (; j + 8 <= n; j += 8)
     _mm256_storeu_ps(block + j, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(source + j))));
 #endif
@@ -273,7 +276,11 @@ static inline void widen_float16_block(const uint16_t *source, int64_t n, real *
 
 static inline void narrow_float16_block(const real *block, int64_t n, uint16_t *destination) {
   int64_t j = 0;
-#if defined(__F16C__) && FASTXENT_REAL_BITS == 32
+#if defined(__AVX512F__) && FASTXENT_REAL_BITS == 32
+  for (; j + 16 <= n; j += 16)
+    _mm256_storeu_si256((__m256i *)(destination + j),
+                        _mm512_cvtps_ph(_mm512_loadu_ps(block + j), _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__F16C__) && FASTXENT_REAL_BITS == 32
   for (; j + 8 <= n; j += 8)
     _mm_storeu_si128((__m128i *)(destination + j),
                      _mm256_cvtps_ph(_mm256_loadu_ps(block + j), _MM_FROUND_TO_NEAREST_INT));
@@ -480,49 +487,103 @@ typedef struct {
   double mass_lost;
 } BlockTarget;
 
-/* a + b minus its rounded value, exactly (Knuth); 0 for an infinite sum. */
-static inline double sum_error(double a, double b) {
-  const double total = a + b, part = total - a;
-  const double error = (a - (total - part)) + (b - part);
-  return total - total == 0 ? error : 0.0;
+/* A sum of float64 numbers in lanes, and what it has lost. */
+typedef struct {
+  wide sum;
+  wide lost;
+} WideSum;
+
+/* What is lost is exact (Knuth); an infinite sum has lost nothing. */
+static inline void add_to_wide(WideSum *total, wide value, wide lost) {
+  const wide sum = total->sum + value, part = sum - total->sum;
+  const wide error = (total->sum - (sum - part)) + (value - part);
+  total->lost += lost + choose_wide(sum - sum == 0, error, (wide){0});
+  total->sum = sum;
+}
+
+/* Eight lines of terms t_j * (m - x_j) and of weights t_j added as binary trees, in a column of
+ * WIDE_LANES; a class without mass costs nothing whatever its logit. */
+static inline void target_group(const real *logits, const real *targets, wide maximum,
+                                WideSum *dot, WideSum *mass) {
+  wide terms[8], weights[8];
+#pragma GCC unroll 8
+  for (int k = 0; k < 8; k++) {
+    weights[k] = load_wide(targets + k * LINE);
+    const wide term = weights[k] * (maximum - load_wide(logits + k * LINE));
+    terms[k] = (wide)((wide_bits)(weights[k] != 0) & (wide_bits)term);
+  }
+#pragma GCC unroll 3
+  for (int half = 4; half > 0; half /= 2)
+#pragma GCC unroll 4
+    for (int k = 0; k < half; k++) {
+      terms[k] += terms[k + half];
+      weights[k] += weights[k + half];
+    }
+  add_to_wide(dot, terms[0], (wide){0});
+  add_to_wide(mass, weights[0], (wide){0});
+}
+
+/* The lanes of all columns folded in half until one is left. */
+static inline WideSum fold_wide(const WideSum *columns) {
+  WideSum folded[WIDE_COLUMNS];
+  for (int c = 0; c < WIDE_COLUMNS; c++) folded[c] = columns[c];
+#pragma GCC unroll 8
+  for (int half = WIDE_COLUMNS / 2; half > 0; half /= 2)
+    for (int c = 0; c < half; c++)
+      add_to_wide(&folded[c], folded[c + half].sum, folded[c + half].lost);
+#pragma GCC unroll 4
+  for (int half = WIDE_LANES / 2; half > 0; half /= 2) {
+    const wide_bits exchanged = {EXCHANGED_DOUBLES(half)};
+    add_to_wide(&folded[0], __builtin_shuffle(folded[0].sum, exchanged),
+                __builtin_shuffle(folded[0].lost, exchanged));
+  }
+  return folded[0];
 }
 
 /* dot: sum of t_j * (m - x_j), where a class without mass costs nothing whatever its logit;
  * mass: sum of t_j. In float64 throughout: both are sums of products of the inputs. */
 static inline BlockTarget block_target(const real *logits, const real *targets, int64_t n,
                                        double maximum) {
-  enum { N = 64 / sizeof(real) };
-  double dots[N] = {0}, masses[N] = {0}, dots_lost[N] = {0}, masses_lost[N] = {0};
+  real last_logits[8 * 64 / sizeof(real)], last_targets[8 * 64 / sizeof(real)];
+  WideSum dots[WIDE_COLUMNS], masses[WIDE_COLUMNS];
+  memset(dots, 0, sizeof dots);
+  memset(masses, 0, sizeof masses);
   for (int64_t j = 0; j < n; j += GROUP) {
-    /* eight lines at a time, folded in half as in block_sum; what is missing adds 0 */
-    double terms[GROUP], weights[GROUP];
-    const int64_t left = n - j < GROUP ? n - j : GROUP;
-    for (int64_t k = 0; k < left; k++) {
-      weights[k] = (double)targets[j + k];
-      const double term = weights[k] * (maximum - (double)logits[j + k]);
-      terms[k] = weights[k] == 0 ? 0.0 : term;
+    const real *x = logits + j, *t = targets + j;
+    for (int k = 0; k < 8; k++) prefetch((const char *)(t + k * LINE + PREFETCH_DISTANCE));
+    if (n - j < GROUP) {
+      /* what is missing adds 0 */
+      memset(last_logits, 0, sizeof last_logits);
+      memset(last_targets, 0, sizeof last_targets);
+      memcpy(last_logits, x, (size_t)(n - j) * sizeof(real));
+      memcpy(last_targets, t, (size_t)(n - j) * sizeof(real));
+      x = last_logits;
+      t = last_targets;
     }
-    for (int64_t k = left; k < GROUP; k++) weights[k] = terms[k] = 0.0;
-    for (int half = GROUP / 2; half >= N; half /= 2)
-      for (int k = 0; k < half; k++) {
-        terms[k] += terms[k + half];
-        weights[k] += weights[k + half];
-      }
-    for (int k = 0; k < N; k++) {
-      dots_lost[k] += sum_error(dots[k], terms[k]);
-      masses_lost[k] += sum_error(masses[k], weights[k]);
-      dots[k] += terms[k];
-      masses[k] += weights[k];
-    }
+    for (int c = 0; c < WIDE_COLUMNS; c++)
+      target_group(x + c * WIDE_LANES, t + c * WIDE_LANES, (wide){0} + maximum, &dots[c],
+                   &masses[c]);
   }
-  for (int half = N / 2; half > 0; half /= 2)
-    for (int k = 0; k < half; k++) {
-      dots_lost[k] += dots_lost[k + half] + sum_error(dots[k], dots[k + half]);
-      masses_lost[k] += masses_lost[k + half] + sum_error(masses[k], masses[k + half]);
-      dots[k] += dots[k + half];
-      masses[k] += masses[k + half];
-    }
-  return (BlockTarget){dots[0], dots_lost[0], masses[0], masses_lost[0]};
+  const WideSum dot = fold_wide(dots), mass = fold_wide(masses);
+  return (BlockTarget){dot.sum[0], dot.lost[0], mass.sum[0], mass.lost[0]};
+}
+
+/* Whether all n values are from `lowest` to `highest`; no NaN is. */
+static inline int block_is_within(const real *values, int64_t n, double lowest, double highest) {
+  const vec low = broadcast((real)lowest), high = broadcast((real)highest);
+  vec_bits outside = {0};
+  int64_t j = 0;
+  for (; j + LANES <= n; j += LANES) {
+    const vec value = load(values + j);
+    outside |= ~((value >= low) & (value <= high));
+  }
+  if (j < n) {
+    const vec value = load_partial(values + j, n - j, (real)lowest);
+    outside |= ~((value >= low) & (value <= high));
+  }
+  real_bits any = 0;
+  for (int k = 0; k < (int)LANES; k++) any |= outside[k];
+  return any == 0;
 }
 
 /* The value of output_j to output_(j + n), n being LANES or fewer. */
@@ -571,8 +632,7 @@ static inline vec softmax_values(const void *closure, int64_t j, int64_t n) {
 }
 
 /* output_j = scale * exp(x_j - m) / factor, but label_value at the label; a negative one is none.
- * (Put there afterwards, it would wait for a line that has just been sent past the caches:
- * 65536 x 1000 float32 took 38 ms that way instead of @@.) */
+ * (Put there afterwards, it would wait for a line that has just been sent past the caches.) */
 static inline void block_softmax(const real *logits, int64_t n, Reference reference, double scale,
                                  int64_t label, double label_value, real *output, int streams) {
   const SoftmaxValues with = {.logits = logits, .reference = reference, .table = make_table(),

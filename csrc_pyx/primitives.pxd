@@ -40,6 +40,7 @@ cdef extern from "primitives.h" nogil:
     void shift_block(Block* block, double shift)
     BlockSum block_sum(const Block* block, Reference reference, Block* next)
     BlockTarget block_target(const real* logits, const real* targets, int64_t n, double maximum)
+    bint block_is_within(const real* values, int64_t n, double lowest, double highest)
     void block_softmax(
         const real* logits, int64_t n, Reference reference, double scale, int64_t label,
         double label_value, real* output, bint streams)

@@ -288,6 +288,21 @@ typedef int64_t wide_bits __attribute__((vector_size(VECTOR_BYTES)));
 #define WIDE_LANES (VECTOR_BYTES / 8)
 #define WIDE_COLUMNS ((int)(LINE / WIDE_LANES))
 
+static inline wide choose_wide(wide_bits mask, wide yes, wide no) {
+  return (wide)((mask & (wide_bits)yes) | (~mask & (wide_bits)no));
+}
+
+/* WIDE_LANES reals as float64. */
+static inline wide load_wide(const real *source) {
+#if FASTXENT_REAL_BITS == 64
+  return load(source);
+#else
+  typedef float narrow
+      __attribute__((vector_size(VECTOR_BYTES / 2), aligned(sizeof(float)), may_alias));
+  return __builtin_convertvector(*(const narrow *)source, wide);
+#endif
+}
+
 /* Sums in float64, one for each real of a line; in float64 arithmetic also what they have lost. */
 typedef struct {
   wide lanes[WIDE_COLUMNS];

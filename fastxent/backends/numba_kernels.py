@@ -108,6 +108,7 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
     block_maximum = primitives.block_maximum
     block_sum = primitives.block_sum
     block_target = primitives.block_target
+    block_is_within = primitives.block_is_within
     block_softmax = primitives.block_softmax
     block_softmax_minus_target = primitives.block_softmax_minus_target
     block_log_softmax = primitives.block_log_softmax
@@ -666,7 +667,7 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
         losses = pointer_at(context.losses, 0.0)
         element = context.probs_element
         for i in range(start, stop):
-            bad = 0.0
+            losses[i] = 0.0
             j = 0
             while j < context.n_classes:
                 n = min(BLOCK, context.n_classes - j)
@@ -674,10 +675,9 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
                     context.probs + i * context.probs_stride + j * element_size(element),
                     element, n, buffer,
                 )  # fmt: skip
-                for k in range(n):
-                    bad += 0.0 if 0.0 <= probs[k] <= context.output_scale else 1.0
+                if not block_is_within(probs, n, 0.0, context.output_scale):
+                    losses[i] = NAN
                 j += n
-            losses[i] = 0.0 if bad == 0.0 else NAN
 
     @compiled
     def rows_sum(context, start, stop):

