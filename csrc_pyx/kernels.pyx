@@ -32,10 +32,10 @@ from primitives cimport (
 )
 from primitives cimport (
     BLOCK, Block, BlockSum, BlockTarget, Context, Reference, balancing_exponent,
-    block_is_within, block_log_softmax, block_maximum, block_softmax, block_softmax_minus_target, block_sum,
-    block_target, element_size, finish_streams, load_block, load_element,
-    open_block, output_block, prefetch_ends, real, reference_at, shift_block, shift_exponent, store_block,
-    store_element,
+    block_is_within, block_log_softmax, block_maximum, block_softmax,
+    block_softmax_minus_target, block_sum, block_target, element_size, finish_streams,
+    load_block, load_element, open_block, output_block, prefetch_ends, real, reference_at,
+    shift_block, shift_exponent, store_block, store_element,
 )
 
 cdef enum:
