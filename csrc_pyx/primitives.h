@@ -455,23 +455,15 @@ static inline BlockSum block_sum(const Block *block, Reference reference, Block 
         line_sum_add(&sums, c, group_sum(x + c * LANES, &reference, &table));
   }
   int64_t j = n_groups * GROUP;
-  if (j < n) {
-    vec columns[COLUMNS];
-    for (int c = 0; c < COLUMNS; c++) columns[c] = broadcast(0);
-    for (int64_t k = 8 * n_groups; k * LINE < n; k++) prefetch(block->ahead + k * block->line_bytes);
-    for (; j + LINE <= n; j += LINE) {
-      for (int c = 0; c < COLUMNS; c++)
-        columns[c] += block_term_but_maxima(load(block->logits + j + c * LANES), &reference,
-                                            &table, &count);
-    }
+  /* What is left goes into float64 line by line: few terms have nothing to average roundings with. */
+  for (int64_t k = 8 * n_groups; k * LINE < n; k++) prefetch(block->ahead + k * block->line_bytes);
+  for (; j < n; j += LINE)
     for (int c = 0; c < COLUMNS && j + c * LANES < n; c++) {
       const int64_t left = n - j - c * LANES;
       const real *place = block->logits + j + c * LANES;
       const vec x = left >= LANES ? load(place) : load_partial(place, left, (real)-INFINITY);
-      columns[c] += block_term_but_maxima(x, &reference, &table, &count);
+      line_sum_add(&sums, c, block_term_but_maxima(x, &reference, &table, &count));
     }
-    for (int c = 0; c < COLUMNS; c++) line_sum_add(&sums, c, columns[c]);
-  }
   finish_maximum(next, n_groups < n_next_groups ? n_groups : n_next_groups, next_maxima);
   const LineTotal sum = line_sum_total(&sums);
   const double rest = sum.total * reference.factor;

@@ -608,20 +608,20 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
                 sums_lost = add_lost(sums, total, sums_lost)
                 sums = add_to_sums(sums, total)
         j = n_groups * group
-        if j < n:
-            total = broadcast(zero)
-            for k in range(8 * n_groups, (n + line - 1) // line):
-                prefetch(block.ahead + k * block.line_bytes)
-            while j < n:
-                if j + line <= n:
-                    x = load(logits, j)
-                else:
-                    x = load_partial(logits, j, n - j, minus_infinity)
-                count += count_equal(x, m)
-                total = add(total, block_term_but_maxima(x, reference))
-                j += line
-            sums_lost = add_lost(sums, total, sums_lost)
-            sums = add_to_sums(sums, total)
+        # What is left goes into float64 line by line: few terms have nothing to average roundings
+        # with.
+        for k in range(8 * n_groups, (n + line - 1) // line):
+            prefetch(block.ahead + k * block.line_bytes)
+        while j < n:
+            if j + line <= n:
+                x = load(logits, j)
+            else:
+                x = load_partial(logits, j, n - j, minus_infinity)
+            count += count_equal(x, m)
+            term = block_term_but_maxima(x, reference)
+            sums_lost = add_lost(sums, term, sums_lost)
+            sums = add_to_sums(sums, term)
+            j += line
         next = finish_maximum(next, min(n_groups, n_next_groups), next_maxima)
         if real_bits == 64:
             sum_total, lost = fold_sum_and_lost(sums, sums_lost)
