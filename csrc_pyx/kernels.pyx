@@ -214,9 +214,16 @@ cdef void open_at(
     const Context* context, int64_t i, int64_t j, int64_t stop, Block* block
 ) noexcept nogil:
     # The block of row i that starts at class j, of classes below stop; none at all if i < 0.
+    cdef char* output = context.output + i * context.output_stride
+    if (
+        context.output_kind == OUTPUT_NOTHING
+        or context.output_streams != 0
+        or context.output == context.logits
+    ):
+        output = NULL
     open_block(
         block, context.logits + i * context.logits_stride, context.logits_element, j,
-        min(<int64_t>BLOCK, stop - j) if i >= 0 else 0,
+        min(<int64_t>BLOCK, stop - j) if i >= 0 else 0, output,
     )
 
 

@@ -341,18 +341,22 @@ typedef struct {
   const real *logits;
   int64_t n;
   const char *ahead;    /* where the logits lie that memory is asked for meanwhile */
+  const char *written;  /* where the lines lie that are about to be written, or NULL */
   int64_t line_bytes;   /* a line of logits in memory */
   double maximum;       /* -inf where there is no logit */
   vec group_maxima[BLOCK / GROUP];
   real buffer[BLOCK];
 } Block;
 
-/* Elements j to j + n of a row at `row`, before its maximum is known. */
-static inline void open_block(Block *block, const char *row, int64_t element, int64_t j, int64_t n) {
+/* Elements j to j + n of a row at `row`, before its maximum is known. `output` is where the row's
+ * output goes through the caches, or NULL. */
+static inline void open_block(Block *block, const char *row, int64_t element, int64_t j, int64_t n,
+                              const char *output) {
   const char *source = row + j * element_size(element);
   block->logits = load_block(source, element, n, block->buffer);
   block->n = n;
   block->ahead = source + PREFETCH_DISTANCE * element_size(element);
+  block->written = output ? output + j * element_size(element) : NULL;
   block->line_bytes = LINE * element_size(element);
 }
 
@@ -446,6 +450,9 @@ static inline BlockSum block_sum(const Block *block, Reference reference, Block 
     const real *x = block->logits + k * GROUP;
     const char *ahead = block->ahead + 8 * k * block->line_bytes;
     for (int c = 0; c < 8; c++) prefetch(ahead + c * block->line_bytes);
+    if (block->written)
+      for (int c = 0; c < 8; c++)
+        prefetch_to_write(block->written + (8 * k + c) * block->line_bytes);
     if (k < n_next_groups) next_maxima = maximum(group_maximum(next, k), next_maxima);
     if (__builtin_expect(any_equal(block->group_maxima[k], m), 0))
       for (int c = 0; c < COLUMNS; c++)

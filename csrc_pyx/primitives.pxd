@@ -35,7 +35,9 @@ cdef extern from "primitives.h" nogil:
     Reference reference_at(double maximum)
     int balancing_exponent(double scale, int exponent)
     Reference shift_exponent(Reference reference, int exponent)
-    void open_block(Block* block, const char* row, int64_t element, int64_t j, int64_t n)
+    void open_block(
+        Block* block, const char* row, int64_t element, int64_t j, int64_t n,
+        const char* output)
     void block_maximum(Block* block)
     void shift_block(Block* block, double shift)
     BlockSum block_sum(const Block* block, Reference reference, Block* next)

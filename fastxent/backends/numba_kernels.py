@@ -269,9 +269,16 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
     @inlined
     def open_at(context, i, j, stop, block):
         # The block of row i that starts at class j, of classes below stop; none at all if i < 0.
+        output = context.output + i * context.output_stride
+        if (
+            context.output_kind == OUTPUT_NOTHING
+            or context.output_streams != 0
+            or context.output == context.logits
+        ):
+            output = 0
         return open_block(
             block, context.logits + i * context.logits_stride, context.logits_element, j,
-            min(BLOCK, stop - j) if i >= 0 else 0,
+            min(BLOCK, stop - j) if i >= 0 else 0, output,
         )  # fmt: skip
 
     @compiled

@@ -124,6 +124,7 @@ class Block(NamedTuple):
     logits: Any
     n: Any
     ahead: Any  # where the logits lie that memory is asked for meanwhile
+    written: Any  # where the lines lie that are about to be written, or 0
     line_bytes: Any  # a line of logits in memory
     maximum: Any  # -inf where there is no logit
     group_maxima: Any
@@ -428,14 +429,17 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
     # ---- passes over a block ----
 
     @inlined
-    def open_block(block, row, element, j, n):
-        # Elements j to j + n of a row at `row`, before its maximum is known.
+    def open_block(block, row, element, j, n, output):
+        # Elements j to j + n of a row at `row`, before its maximum is known. `output` is where the
+        # row's output goes through the caches, or 0.
         size = element_size(element)
         source = row + j * size
+        ahead = source + PREFETCH_DISTANCE * size
         return Block(
             logits=load_block(source, element, n, block.buffer),
             n=n,
-            ahead=source + PREFETCH_DISTANCE * size,
+            ahead=ahead,
+            written=output + j * size if output != 0 else 0,
             line_bytes=line * size,
             maximum=-math.inf,
             group_maxima=block.group_maxima,
@@ -449,6 +453,7 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
             logits=buffer,
             n=0,
             ahead=0,
+            written=0,
             line_bytes=0,
             maximum=-math.inf,
             group_maxima=group_maxima,
@@ -492,6 +497,7 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
             logits=block.logits,
             n=block.n,
             ahead=block.ahead,
+            written=block.written,
             line_bytes=block.line_bytes,
             maximum=largest,
             group_maxima=block.group_maxima,
@@ -511,6 +517,7 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
             logits=block.buffer,
             n=block.n,
             ahead=block.ahead,
+            written=block.written,
             line_bytes=block.line_bytes,
             maximum=block.maximum,
             group_maxima=block.group_maxima,
@@ -596,6 +603,9 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
             ahead = block.ahead + 8 * k * block.line_bytes
             for c in range(8):
                 prefetch(ahead + c * block.line_bytes)
+            if block.written != 0:
+                for c in range(8):
+                    prefetch_to_write(block.written + (8 * k + c) * block.line_bytes)
             if k < n_next_groups:
                 next_maxima = maximum(group_maximum(next, k), next_maxima)
             if any_equal(load(block.group_maxima, k * line), unshifted):
