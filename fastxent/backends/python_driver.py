@@ -237,9 +237,8 @@ def _class_axis(layout: int) -> int:
 
 def _rows_shape(logits: Array, layout: int) -> tuple[int, ...]:
     """The shape of the logits without their class axis."""
-    if layout == LAYOUT_PLANES:
-        return logits.shape[:1] + logits.shape[2:]
-    return logits.shape[:-1]
+    shape: tuple[int, ...] = logits.shape
+    return shape[:1] + shape[2:] if layout == LAYOUT_PLANES else shape[:-1]
 
 
 def _is_laid_out(array: Array, layout: int, element: int, logits: Array) -> bool:
