@@ -46,11 +46,11 @@ static inline void transpose(vec square[VECTOR_BYTES / sizeof(real)]) {
 }
 
 /* The logits of n rows; the other lanes hold 0. Element j of row k lies at
- * source + k * row_stride + j * class_stride, and one of the two strides is an element's size. */
+ * source + k * row_stride + j * class_stride; one of the two strides is an element's size. */
 static inline void load_tile(Tile *tile, const char *source, int64_t element, int64_t n_classes,
                              int64_t n, int64_t row_stride, int64_t class_stride) {
   real buffer[VECTOR_BYTES / sizeof(real)];
-  if (class_stride != element_size(element) || n_classes == 1) {
+  if (row_stride == element_size(element)) {
     for (int64_t j = 0; j < n_classes; j++) {
       const real *place = load_block(source + j * class_stride, element, n, buffer);
       store(tile->values + j * LANES, n == LANES ? load(place) : load_partial(place, n, 0));
@@ -79,7 +79,7 @@ static inline void store_tile(const Tile *tile, char *destination, int64_t eleme
                               int64_t n_classes, int64_t n, int64_t row_stride,
                               int64_t class_stride) {
   real buffer[VECTOR_BYTES / sizeof(real)];
-  if (class_stride != element_size(element) || n_classes == 1) {
+  if (row_stride == element_size(element)) {
     for (int64_t j = 0; j < n_classes; j++) {
       char *place = destination + j * class_stride;
       real *output = output_block(place, element, buffer);

@@ -107,8 +107,9 @@ static inline void store_past_caches(real *destination, vec value) {
 
 static inline void prefetch_to_write(const char *address) { __builtin_prefetch(address, 1, 3); }
 
-/* The first and the last line of a row are shared with its neighbours and not streamed. A store to a
- * line that is not in the cache holds up all stores after it, so they are asked for early. */
+/* The first and the last line of a row may be shared with its neighbours, and are not streamed where
+ * they are. A store to a line that is not in the cache holds up all stores after it, so they are asked
+ * for early. */
 static inline void prefetch_ends(const char *row, int64_t n_bytes) {
   prefetch_to_write(row);
   prefetch_to_write(row + n_bytes - 1);

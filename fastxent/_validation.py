@@ -113,15 +113,17 @@ def as_rows(array: Array, axis: int) -> Array:
 def as_planes(array: Array, axis: int) -> Array | None:
     """The array with three axes, the classes along the second, without a copy.
 
-    None where the classes come last in memory, or where it takes a copy.
+    None where the classes come last in memory, where it takes a copy, or where there is nothing.
     """
     if array.ndim == 2 and axis == 1 and array.flags.f_contiguous:
         array, axis = array.T, 0
     n_classes = array.shape[axis]
     n_outer = math.prod(array.shape[:axis])
     n_inner = math.prod(array.shape[axis + 1 :])
-    if n_inner <= 1 or not (
-        array.flags.c_contiguous and array.dtype.isnative and array.flags.aligned
+    if (
+        n_inner <= 1
+        or n_outer == 0
+        or not (array.flags.c_contiguous and array.dtype.isnative and array.flags.aligned)
     ):
         return None
     return array.reshape(n_outer, n_classes, n_inner)

@@ -39,16 +39,20 @@ def warmup(dtypes: Iterable[Any] | str = ("float32",), *, backend: str | None = 
     >>> fastxent.warmup(["float32", "float64"], backend="cython")
     """
     name = backends.get_backend() if backend is None else backends.check_backend(backend)
-    for dtype in (dtypes,) if isinstance(dtypes, str | type | np.dtype) else tuple(dtypes):
-        backends.prepare(name, _element_of(dtype))
+    alone = isinstance(dtypes, str | type | np.dtype)
+    try:
+        elements = [_element_of(dtype) for dtype in ((dtypes,) if alone else dtypes)]
+    except (TypeError, ValueError) as error:
+        choices = ", ".join(ELEMENTS)
+        raise TypeError(f"dtypes must be one or several of {choices}, not {dtypes!r}") from error
+    for element in elements:
+        backends.prepare(name, element)
 
 
 def _element_of(dtype: Any) -> int:
-    try:
-        found = dtype if isinstance(dtype, str) else np.dtype(dtype).name
-    except TypeError:
-        found = repr(dtype)
-    if found not in ELEMENTS:
-        choices = ", ".join(ELEMENTS)
-        raise TypeError(f"dtypes must be some of {choices}, not {found}")
-    return ELEMENTS[found]
+    """The kernels' number for a dtype; TypeError for anything else."""
+    if isinstance(dtype, str) and dtype in ELEMENTS:
+        return ELEMENTS[dtype]  # NumPy by itself does not know bfloat16
+    if not isinstance(dtype, str | type | np.dtype) or np.dtype(dtype).name not in ELEMENTS:
+        raise TypeError
+    return ELEMENTS[np.dtype(dtype).name]

@@ -134,8 +134,10 @@ def cross_entropy_with_grad(
 
     Notes
     -----
-    Beside the gradient itself it needs memory for a few numbers a row only, as long as the classes
-    lie along the last axis in native byte order; otherwise the logits are copied. At the label,
+    Beside the gradient itself it needs memory for a few numbers a row only, where the logits are
+    contiguous or rows of any stride, with the classes along the last axis and in native byte order,
+    or contiguous with another class axis, up to 128 classes, class indices as labels, and 16 or 32
+    bits a logit. All others are copied once. At the label,
     p_y - 1 is computed as minus the sum of the other probabilities. A row whose loss is NaN has
     a NaN gradient; a label on a class masked by -inf has an infinite loss and a finite gradient.
 

@@ -192,3 +192,53 @@ def test_nothing_is_written_outside_a_padded_output(backend: str) -> None:
     assert (memory[:, :5] == 7).all()
     assert (memory[:, 15:] == 7).all()
     assert not (out == 7).any()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, BFLOAT16, np.float32], ids=str)
+@pytest.mark.parametrize("n_classes", [1, 2])
+@pytest.mark.parametrize("step", [1, -1, 2])
+def test_rows_may_lie_any_distance_apart_even_of_one_class(
+    backend: str, dtype: Any, n_classes: int, step: int
+) -> None:
+    memory = random_logits((40, 3), dtype)
+    rows = memory[::step, :n_classes]
+    packed = np.ascontiguousarray(rows)
+    labels = np.zeros(len(rows), int)
+    assert same_bits(
+        fastxent.logsumexp(rows, backend=backend), fastxent.logsumexp(packed, backend=backend)
+    )
+    expected = fastxent.cross_entropy_with_grad(packed, labels, reduction="none", backend=backend)
+    around = np.full((40, 3), 7, dtype)
+    out = around[::step, :n_classes]
+    losses, gradient = fastxent.cross_entropy_with_grad(
+        rows, labels, reduction="none", backend=backend, out=out
+    )
+    assert gradient is out
+    assert same_bits(losses, expected[0])
+    assert same_bits(gradient, expected[1])
+    out[...] = 7
+    assert (around == 7).all()
+
+
+def test_windows_that_slide_over_the_same_memory_are_rows(backend: str) -> None:
+    windows = np.lib.stride_tricks.sliding_window_view(random_logits((30,)), 10)
+    assert same_bits(
+        fastxent.softmax(windows, backend=backend),
+        fastxent.softmax(windows.copy(), backend=backend),
+    )
+    column = np.broadcast_to(np.float32(3), (20, 1))
+    assert (fastxent.logsumexp(column, backend=backend) == 3).all()
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 3), (2, 4, 0), (0, 4)])
+def test_an_empty_batch_with_classes_along_any_axis(backend: str, shape: tuple[int, ...]) -> None:
+    logits = np.ones(shape, np.float32)
+    rows = shape[:1] + shape[2:]
+    for out in (None, np.empty_like(logits)):
+        loss, gradient = fastxent.cross_entropy_with_grad(
+            logits, np.zeros(rows, int), axis=1, reduction="sum", backend=backend, out=out
+        )
+        assert loss == 0
+        assert gradient.shape == shape
+    assert fastxent.softmax(logits, axis=1, backend=backend).shape == shape
+    assert fastxent.logsumexp(logits, axis=1, backend=backend).shape == rows

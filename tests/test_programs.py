@@ -307,3 +307,32 @@ def test_an_output_is_plainly_apart_where_its_memory_is() -> None:
 def test_an_output_that_may_not_be_apart_is_looked_at_closely(change: Any) -> None:
     assert not driver.is_apart(*change(random_logits((10, 6))))
     assert not python_driver.is_apart(*change(random_logits((10, 6))))
+
+
+@pytest.mark.parametrize("writes", [False, True])
+@pytest.mark.parametrize("dtype", [np.float16, BFLOAT16, np.float32], ids=str)
+@pytest.mark.parametrize("layout", [context.LAYOUT_LANES, context.LAYOUT_PLANES])
+def test_both_drivers_read_the_layouts_of_tiles_alike(
+    layout: int, dtype: Any, writes: bool
+) -> None:
+    shape, rows = ((20, 5), (20,)) if layout == context.LAYOUT_LANES else ((3, 5, 7), (3, 7))
+    logits = random_logits(shape, dtype)
+    labels = np.random.default_rng(1).integers(0, 5, rows)
+    program = program_of(logits, labels, writes=writes, layout=layout)
+    assert program.layout == layout
+    results = []
+    for which in DRIVERS.values():
+        losses = np.full(rows, 7, np.float32)
+        output = np.full(shape, 7, dtype) if writes else None
+        kind = GRADIENT if writes else NOTHING
+        answer = which.evaluate(program, logits, labels, 2, losses, output, kind, True, 3, 2)
+        results.append((answer, losses, output))
+        for unfit in (logits[..., ::2], np.moveaxis(logits, 0, -1), logits[None]):
+            assert (
+                which.evaluate(program, unfit, labels, 2, losses, None, NOTHING, True, 3, 1) is None
+            )
+    (answer, losses, output), (other_answer, other_losses, other_output) = results
+    assert answer == other_answer
+    assert answer is not None
+    assert same_bits(losses, other_losses)
+    assert output is None or same_bits(output, other_output)

@@ -134,6 +134,8 @@ def prepare(backend: str, element: int) -> None:
     for name in KERNELS:
         kernels.kernel_address(name, _bits_of(element))
     kernels.kernel_address("rows_sum", 64)
+    for bits in (32, 64):  # probabilities are checked in their own precision
+        kernels.kernel_address("rows_check_probs", bits)
 
 
 _programs: dict[tuple[object, ...], Program | None] = {}

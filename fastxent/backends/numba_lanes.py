@@ -103,7 +103,7 @@ def make_lanes(real_bits: int, primitives: SimpleNamespace) -> SimpleNamespace:
         # The logits of n rows; the other lanes hold 0. Element j of row k lies at
         # source + k * row_stride + j * class_stride, and one of the two strides is an element's
         # size.
-        if class_stride != element_size(element) or n_classes == 1:
+        if row_stride == element_size(element):
             buffer = line_buffer(zero)
             for j in range(n_classes):
                 place = load_block(source + j * class_stride, element, n, buffer)
@@ -124,7 +124,7 @@ def make_lanes(real_bits: int, primitives: SimpleNamespace) -> SimpleNamespace:
     @compiled
     def store_tile(tile, destination, element, n_classes, n, row_stride, class_stride):
         # The values of n rows to where they belong: load_tile the other way round.
-        if class_stride != element_size(element) or n_classes == 1:
+        if row_stride == element_size(element):
             buffer = line_buffer(zero)
             for j in range(n_classes):
                 place = destination + j * class_stride

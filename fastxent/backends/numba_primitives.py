@@ -728,9 +728,9 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
 
     @inlined
     def prefetch_ends(row, n_bytes):
-        # The first and the last line of a row are shared with its neighbours and not streamed. A
-        # store to a line that is not in the cache holds up all stores after it, so they are asked
-        # for early.
+        # The first and the last line of a row may be shared with its neighbours, and are not
+        # streamed where they are. A store to a line that is not in the cache holds up all stores
+        # after it, so they are asked for early.
         prefetch_to_write(row)
         prefetch_to_write(row + n_bytes - 1)
 
