@@ -42,7 +42,7 @@ def guarded(array, at_the_end):
     return placed
 
 rng = np.random.default_rng(0)
-counts = [*range(1, 71), 127, 129, 1023, 1024, 1025, 1040, 2047, 2049, 16385]
+counts = [*range(1, 71), 127, 128, 129, 1023, 1024, 1025, 1040, 2047, 2049, 16385]
 for dtype in (np.float16, ml_dtypes.bfloat16, np.float32, np.float64):
     loss_bound, gradient_bound = (2, 4) if np.dtype(dtype).itemsize < 8 else (4, 4)
     for n_classes in counts:
@@ -63,6 +63,12 @@ for dtype in (np.float16, ml_dtypes.bfloat16, np.float32, np.float64):
             fastxent.softmax(logits, out=out, backend=backend)
             fastxent.log_softmax(logits, out=out, backend=backend)
             fastxent.logsumexp(logits, backend=backend)
+            if n_classes <= 129:
+                plain = (rng.standard_normal((2, n_classes, 19)) * 5).astype(dtype)
+                fastxent.cross_entropy_with_grad(
+                    guarded(plain, at_the_end), np.zeros((2, 19), int), axis=1,
+                    out=guarded(np.zeros_like(plain), at_the_end), backend=backend,
+                )
         for memory in keep[:-50]:
             keep.remove(memory)
 print("all right")
