@@ -5,6 +5,11 @@
 
 #include <stdint.h>
 
+/* Element types in memory; what the loss is taken against; what is written for each class. */
+enum { FLOAT16 = 0, BFLOAT16 = 1, FLOAT32 = 2, FLOAT64 = 3 };
+enum { TARGET_NOTHING = 0, TARGET_LABELS = 1, TARGET_PROBS = 2 };
+enum { OUTPUT_NOTHING = 0, OUTPUT_GRADIENT = 1, OUTPUT_LOG_SOFTMAX = 2 };
+
 /* Sums start afresh every SEGMENT classes; what a segment leaves behind is STATE_SIZE numbers. */
 enum { SEGMENT = 16384, STATE_SIZE = 8 };
 

@@ -5,6 +5,16 @@ from libc.stdint cimport int64_t
 
 cdef extern from "context.h" nogil:
     enum:
+        FLOAT16
+        BFLOAT16
+        FLOAT32
+        FLOAT64
+        TARGET_NOTHING
+        TARGET_LABELS
+        TARGET_PROBS
+        OUTPUT_NOTHING
+        OUTPUT_GRADIENT
+        OUTPUT_LOG_SOFTMAX
         SEGMENT
         STATE_SIZE
         STREAM_BYTES

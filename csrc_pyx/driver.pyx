@@ -8,7 +8,10 @@ from cpython.tuple cimport PyTuple_GET_SIZE
 from libc.stdint cimport int64_t, uintptr_t
 from libc.string cimport memset
 
-from context cimport SEGMENT, STATE_SIZE, STREAM_BYTES, Context
+from context cimport (
+    BFLOAT16, FLOAT16, FLOAT32, FLOAT64, OUTPUT_NOTHING, SEGMENT, STATE_SIZE, STREAM_BYTES,
+    TARGET_LABELS, TARGET_PROBS, Context,
+)
 
 cdef extern from "Python.h":
     # Cython's own declaration would turn the -1 into an exception of `interrupted`, which can
@@ -26,20 +29,6 @@ cdef extern from "driver.h" nogil:
 cdef extern from "cpu.h" nogil:
     const char* cpu_instruction_set()
     int cpu_runs(const char* instruction_set)
-
-cdef enum:
-    FLOAT16 = 0
-    BFLOAT16 = 1
-    FLOAT32 = 2
-    FLOAT64 = 3
-
-cdef enum:
-    TARGET_NOTHING = 0
-    TARGET_LABELS = 1
-    TARGET_PROBS = 2
-
-cdef enum:
-    OUTPUT_NOTHING = 0
 
 cdef enum:
     LAYOUT_ROWS = 0

@@ -26,6 +26,7 @@ it without a difference of nearly equal numbers:
 from libc.math cimport INFINITY, NAN, exp, fma, frexp, ldexp, log, log1p
 from libc.stdint cimport int64_t, uintptr_t
 
+from context cimport OUTPUT_LOG_SOFTMAX, OUTPUT_NOTHING, TARGET_LABELS, TARGET_PROBS
 from primitives cimport (
     LANES, MOST_LANES, LaneReference, LaneSums, Tile, load_tile, log_softmax_tile, softmax_tile,
     store_tile, sum_tile,
@@ -37,16 +38,6 @@ from primitives cimport (
     load_block, load_element, open_block, output_block, prefetch_ends, real, reference_at,
     shift_block, shift_exponent, store_block, store_element,
 )
-
-cdef enum:
-    TARGET_NOTHING = 0
-    TARGET_LABELS = 1
-    TARGET_PROBS = 2
-
-cdef enum:
-    OUTPUT_NOTHING = 0
-    OUTPUT_GRADIENT = 1
-    OUTPUT_LOG_SOFTMAX = 2
 
 cdef double E_TO_MINUS_128 = exp(-128.0)
 
@@ -123,24 +114,6 @@ cdef State raise_maximum(State state, double maximum) noexcept nogil:
     )
 
 
-cdef State merge(State a, State b) noexcept nogil:
-    cdef double maximum = a.maximum if a.maximum > b.maximum else b.maximum
-    a = raise_maximum(a, maximum)
-    b = raise_maximum(b, maximum)
-    return State(
-        maximum=maximum,
-        count=a.count + b.count,
-        rest=a.rest + b.rest,
-        rest_lost=a.rest_lost + b.rest_lost + lost(a.rest, b.rest),
-        target_dot=a.target_dot + b.target_dot,
-        target_dot_lost=(
-            a.target_dot_lost + b.target_dot_lost + lost(a.target_dot, b.target_dot)
-        ),
-        mass=a.mass + b.mass,
-        mass_lost=a.mass_lost + b.mass_lost + lost(a.mass, b.mass),
-    )
-
-
 cdef inline State add_block(State state, BlockSum sums, BlockTarget target) noexcept nogil:
     # The state with a block more, whose sums are relative to the state's own maximum.
     return State(
@@ -154,6 +127,19 @@ cdef inline State add_block(State state, BlockSum sums, BlockTarget target) noex
         ),
         mass=state.mass + target.mass,
         mass_lost=state.mass_lost + target.mass_lost + lost(state.mass, target.mass),
+    )
+
+
+cdef State merge(State a, State b) noexcept nogil:
+    cdef double maximum = a.maximum if a.maximum > b.maximum else b.maximum
+    a = raise_maximum(a, maximum)
+    b = raise_maximum(b, maximum)
+    return add_block(
+        a,
+        BlockSum(count=b.count, rest=b.rest, rest_lost=b.rest_lost),
+        BlockTarget(
+            dot=b.target_dot, dot_lost=b.target_dot_lost, mass=b.mass, mass_lost=b.mass_lost
+        ),
     )
 
 
@@ -282,14 +268,22 @@ cdef State classes_state(
     return state if is_first_segment else merge(before, state)
 
 
+cdef int64_t offset_of_row(
+    const Context* context, int64_t i, int64_t stride, int64_t inner_stride
+) noexcept nogil:
+    # In bytes; rows lie in runs of n_inner.
+    return i // context.n_inner * stride + i % context.n_inner * inner_stride
+
+
 cdef double logit_at(const Context* context, int64_t i, int64_t j) noexcept nogil:
     # NaN for a class there is none of: labels were classes when the call checked them, and their
     # array may have been written to since.
     if j < 0 or j >= context.n_classes:
         return NAN
     return load_element(
-        context.logits + i // context.n_inner * context.logits_stride
-        + i % context.n_inner * context.logits_inner_stride + j * context.logits_class_stride,
+        context.logits
+        + offset_of_row(context, i, context.logits_stride, context.logits_inner_stride)
+        + j * context.logits_class_stride,
         context.logits_element,
     )
 
@@ -530,17 +524,15 @@ cdef void lanes_evaluate(const Context* context, int64_t start, int64_t stop) no
     while i < stop:
         n = min(LANES, stop - i)
         n = min(n, context.n_inner - i % context.n_inner)
-        source = (
-            context.logits + i // context.n_inner * context.logits_stride
-            + i % context.n_inner * context.logits_inner_stride
+        source = context.logits + offset_of_row(
+            context, i, context.logits_stride, context.logits_inner_stride
         )
         load_tile(
             &tile, source, context.logits_element, context.n_classes, n,
             context.logits_inner_stride, context.logits_class_stride,
         )
-        output = (
-            context.output + i // context.n_inner * context.output_stride
-            + i % context.n_inner * context.output_inner_stride
+        output = context.output + offset_of_row(
+            context, i, context.output_stride, context.output_inner_stride
         )
         if context.output_kind == OUTPUT_NOTHING:
             output = <char*>source  # nothing to ask memory for but what is there

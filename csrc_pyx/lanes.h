@@ -192,9 +192,8 @@ static inline void sum_tile(const Tile *tile, int64_t n_classes, const char *ahe
     prefetch(ahead + j * ahead_stride);
     prefetch_to_write(output + j * output_stride);
     const vec x = load(values + j * LANES);
-    const Reduced reduced = lane_reduce(x, reference, &table);
     const vec_bits equal = x - reference->shift == reference->maximum;
-    line_sum_add(&rest, 0, keep(~equal, multiply_add(reduced.power, reduced.part, reduced.power)));
+    line_sum_add(&rest, 0, keep(~equal, put_together(lane_reduce(x, reference, &table))));
     counts += keep(equal, broadcast(1));
   }
   line_sum_add(&unit, 0, one.power);
@@ -222,9 +221,7 @@ static inline void softmax_tile(Tile *tile, int64_t n_classes, const LaneReferen
   for (int k = 0; k < (int)LANES; k++) scale[k] = (real)scales[k];
   for (int64_t j = 0; j < n_classes; j++) {
     real *place = tile->values + j * LANES;
-    const Reduced reduced = lane_reduce(load(place), reference, &table);
-    const vec power = scale * reduced.power;
-    store(place, multiply_add(power, reduced.part, power));
+    store(place, scaled(lane_reduce(load(place), reference, &table), scale));
   }
 }
 

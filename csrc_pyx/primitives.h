@@ -15,6 +15,7 @@
 
 #include <stdlib.h>
 
+#include "context.h"
 #include "vector.h"
 
 /* e^r = 1 + r + r^2 (...), minimax in relative error over |r| <= ln2/(2s), with coefficients that
@@ -201,18 +202,17 @@ static inline Reduced reduce(vec x, const Reference *reference, const Table *tab
   return reduce_with(x, broadcast(reference->lowest), broadcast(reference->rounder), table);
 }
 
-/* scale * exp(x - m) / factor */
-static inline vec scaled_exponential(vec x, const Reference *reference, const Table *table,
-                                     vec scale) {
-  const Reduced reduced = reduce(x, reference, table);
-  const vec power = scale * reduced.power;
-  return multiply_add(power, reduced.part, power);
+/* power * (1 + part), rounded once */
+static inline vec put_together(Reduced reduced) {
+  return multiply_add(reduced.power, reduced.part, reduced.power);
+}
+
+static inline vec scaled(Reduced reduced, vec scale) {
+  reduced.power = scale * reduced.power;
+  return put_together(reduced);
 }
 
 /* ---- reading and writing a block -------------------------------------------------------------- */
-
-/* Element types in memory; the numbers are those of fastxent/backends/context.py. */
-enum { FLOAT16 = 0, BFLOAT16 = 1, FLOAT32 = 2, FLOAT64 = 3 };
 
 #define OWN_ELEMENT (FASTXENT_REAL_BITS == 32 ? FLOAT32 : FLOAT64)
 
@@ -402,8 +402,7 @@ typedef struct {
 
 /* exp(x - m) / factor */
 static inline vec block_term(vec x, const Reference *reference, const Table *table) {
-  const Reduced reduced = reduce(x, reference, table);
-  return multiply_add(reduced.power, reduced.part, reduced.power);
+  return put_together(reduce(x, reference, table));
 }
 
 /* The same, but 0 where x = m, which adds to count instead. */
@@ -623,8 +622,8 @@ typedef struct {
 
 static inline vec softmax_values(const void *closure, int64_t j, int64_t n) {
   const SoftmaxValues *with = (const SoftmaxValues *)closure;
-  vec value = scaled_exponential(load_values(with->logits, j, n), &with->reference, &with->table,
-                                 with->scale);
+  const vec x = load_values(with->logits, j, n);
+  vec value = scaled(reduce(x, &with->reference, &with->table), with->scale);
   if ((uint64_t)(with->label - j) < (uint64_t)n)
     value = replace_lane(value, with->label - j, with->label_value);
   return value;
@@ -643,8 +642,8 @@ static inline void block_softmax(const real *logits, int64_t n, Reference refere
 static inline vec softmax_minus_target_values(const void *closure, int64_t j, int64_t n) {
   const SoftmaxValues *with = (const SoftmaxValues *)closure;
   const vec x = load_values(with->logits, j, n), t = load_values(with->targets, j, n);
-  vec value = scaled_exponential(x, &with->reference, &with->table, with->scale) -
-              t * with->target_scale;
+  vec value =
+      scaled(reduce(x, &with->reference, &with->table), with->scale) - t * with->target_scale;
   const real m = with->reference.maximum;
   if (with->others < 0.5 && any_equal(x, broadcast(m)))
     for (int64_t k = 0; k < n; k++)

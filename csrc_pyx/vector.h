@@ -82,6 +82,10 @@ typedef real vec_unaligned
 
 static inline vec broadcast(real value) { return value - (vec){0}; }
 
+static inline vec choose(vec_bits mask, vec yes, vec no) {
+  return (vec)((mask & (vec_bits)yes) | (~mask & (vec_bits)no));
+}
+
 static inline vec load(const real *source) { return *(const vec_unaligned *)source; }
 
 static inline void store(real *destination, vec value) {
@@ -125,7 +129,7 @@ static inline void finish_streams(void) {
  * memory, whether or not the assignment is reached.) */
 static inline vec replace_lane(vec vector, int64_t k, real value) {
   const vec_bits chosen = (vec_bits){EXCHANGED_LANES(0)} == (real_bits)k - (vec_bits){0};
-  return (vec)((chosen & (vec_bits)broadcast(value)) | (~chosen & (vec_bits)vector));
+  return choose(chosen, broadcast(value), vector);
 }
 
 /* How many reals lie from the address to the start of the next whole vector. */
@@ -150,7 +154,7 @@ static inline vec load_partial(const real *source, int64_t n, real fill) {
 #else
   const vec read = (vec)_mm256_maskload_pd(source, (__m256i)mask);
 #endif
-  return (vec)((mask & (vec_bits)read) | (~mask & (vec_bits)broadcast(fill)));
+  return choose(mask, read, broadcast(fill));
 #else
   real line[VECTOR_BYTES / sizeof(real)];
   for (int64_t j = 0; j < LANES; j++) line[j] = j < n ? source[j] : fill;
@@ -202,8 +206,7 @@ static inline vec maximum(vec a, vec b) {
 #elif defined(__SSE2__)
   return (vec)_mm_max_pd((__m128d)a, (__m128d)b);
 #else
-  vec_bits greater = a > b;
-  return (vec)((greater & (vec_bits)a) | (~greater & (vec_bits)b));
+  return choose(a > b, a, b);
 #endif
 }
 
@@ -230,10 +233,6 @@ static inline vec multiply_add(vec a, vec b, vec c) {
 
 /* Lanes of `value` where `mask` is set, 0 elsewhere. */
 static inline vec keep(vec_bits mask, vec value) { return (vec)(mask & (vec_bits)value); }
-
-static inline vec choose(vec_bits mask, vec yes, vec no) {
-  return (vec)((mask & (vec_bits)yes) | (~mask & (vec_bits)no));
-}
 
 /* `value` where x differs from y (or either is NaN) and 0 where they are equal; adds the number
  * of equal lanes to `count`. */

@@ -9,6 +9,7 @@ import pytest
 from support import FLOATS, Array, random_logits, random_probs, same_bits
 
 import fastxent
+from fastxent.backends.context import STREAM_BYTES
 
 
 def a_batch(soft: bool, dtype: Any = np.float32) -> tuple[Array, Array]:
@@ -178,3 +179,35 @@ def test_in_place_over_windows_that_overlap_each_other_is_refused(backend: str) 
     with pytest.raises(ValueError, match="out has elements that share memory"):
         fastxent.cross_entropy_with_grad(windows, [0] * 23, backend=backend, out=windows)
     assert same_bits(series, before)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("misaligned", [0, 1, 9])
+def test_an_output_too_large_for_the_caches_is_written_like_any_other(
+    backend: str, dtype: np.dtype[Any], misaligned: int
+) -> None:
+    # Beyond STREAM_BYTES stores go past the caches; a few rows of the same logits do not.
+    n_classes, padding = 1001, 3
+    n_rows = STREAM_BYTES // (n_classes * dtype.itemsize) + 2
+    few = random_logits((7, n_classes), dtype)
+    few[3, 5:9] = -np.inf
+    logits = np.resize(few, (n_rows, n_classes))
+    labels = np.resize(np.arange(0, 7 * 143, 143), n_rows)
+    soft = np.resize(np.full((1, n_classes), 1 / 1024, dtype), logits.shape)
+    width = n_classes + padding
+    memory = np.full(n_rows * width + 16, 7, dtype)
+    out = memory[misaligned : misaligned + n_rows * width].reshape(n_rows, width)[:, :n_classes]
+    assert out.size * out.itemsize > STREAM_BYTES
+    for labelled in (labels, soft):
+        expected = fastxent.cross_entropy_with_grad(
+            few, labelled[:7], reduction="none", backend=backend
+        )[1]
+        fastxent.cross_entropy_with_grad(
+            logits, labelled, reduction="none", backend=backend, n_threads=2, out=out
+        )
+        assert same_bits(out, np.resize(expected, out.shape))
+    for function in (fastxent.softmax, fastxent.log_softmax):
+        function(logits, out=out, backend=backend, n_threads=2)
+        assert same_bits(out, np.resize(function(few, backend=backend), out.shape))
+    out[...] = 7
+    assert (memory == 7).all()

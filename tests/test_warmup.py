@@ -46,6 +46,7 @@ def test_one_dtype_or_many_by_name_or_not() -> None:
 )
 def test_a_dtype_that_is_not_taken_is_an_error(wrong: object) -> None:
     with pytest.raises(TypeError, match="dtypes must be one or several of float16, bfloat16"):
+        # a type checker would refuse it too
         fastxent.warmup(wrong, backend="cython")  # type: ignore[arg-type]
 
 

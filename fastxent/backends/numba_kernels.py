@@ -47,6 +47,7 @@ from .numba_lanes import LaneSums, make_lanes
 from .numba_primitives import (
     BLOCK,
     Block,
+    BlockSum,
     BlockTarget,
     compiled,
     inlined,
@@ -182,24 +183,6 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
             mass_lost=state.mass_lost,
         )
 
-    @compiled
-    def merge(a, b):
-        maximum = a.maximum if a.maximum > b.maximum else b.maximum
-        a = raise_maximum(a, maximum)
-        b = raise_maximum(b, maximum)
-        return State(
-            maximum=maximum,
-            count=a.count + b.count,
-            rest=a.rest + b.rest,
-            rest_lost=a.rest_lost + b.rest_lost + lost(a.rest, b.rest),
-            target_dot=a.target_dot + b.target_dot,
-            target_dot_lost=(
-                a.target_dot_lost + b.target_dot_lost + lost(a.target_dot, b.target_dot)
-            ),
-            mass=a.mass + b.mass,
-            mass_lost=a.mass_lost + b.mass_lost + lost(a.mass, b.mass),
-        )
-
     @inlined
     def add_block(state, sums, target):
         # The state with a block more, whose sums are relative to the state's own maximum.
@@ -214,6 +197,19 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
             ),
             mass=state.mass + target.mass,
             mass_lost=state.mass_lost + target.mass_lost + lost(state.mass, target.mass),
+        )
+
+    @compiled
+    def merge(a, b):
+        maximum = a.maximum if a.maximum > b.maximum else b.maximum
+        a = raise_maximum(a, maximum)
+        b = raise_maximum(b, maximum)
+        return add_block(
+            a,
+            BlockSum(count=b.count, rest=b.rest, rest_lost=b.rest_lost),
+            BlockTarget(
+                dot=b.target_dot, dot_lost=b.target_dot_lost, mass=b.mass, mass_lost=b.mass_lost
+            ),
         )
 
     @inlined
@@ -327,14 +323,20 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
         return (state if is_first_segment else merge(before, state)), reading
 
     @inlined
+    def offset_of_row(context, i, stride, inner_stride):
+        # In bytes; rows lie in runs of n_inner.
+        return i // context.n_inner * stride + i % context.n_inner * inner_stride
+
+    @inlined
     def logit_at(context, i, j):
         # NaN for a class there is none of: labels were classes when the call checked them, and
         # their array may have been written to since.
         if j < 0 or j >= context.n_classes:
             return NAN
         return load_element(
-            context.logits + i // context.n_inner * context.logits_stride
-            + i % context.n_inner * context.logits_inner_stride + j * context.logits_class_stride,
+            context.logits
+            + offset_of_row(context, i, context.logits_stride, context.logits_inner_stride)
+            + j * context.logits_class_stride,
             context.logits_element,
         )  # fmt: skip
 
@@ -556,18 +558,16 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
         while i < stop:
             n = min(lanes, stop - i)
             n = min(n, context.n_inner - i % context.n_inner)
-            source = (
-                context.logits + i // context.n_inner * context.logits_stride
-                + i % context.n_inner * context.logits_inner_stride
-            )  # fmt: skip
+            source = context.logits + offset_of_row(
+                context, i, context.logits_stride, context.logits_inner_stride
+            )
             load_tile(
                 tile, source, context.logits_element, context.n_classes, n,
                 context.logits_inner_stride, context.logits_class_stride,
             )  # fmt: skip
-            output = (
-                context.output + i // context.n_inner * context.output_stride
-                + i % context.n_inner * context.output_inner_stride
-            )  # fmt: skip
+            output = context.output + offset_of_row(
+                context, i, context.output_stride, context.output_inner_stride
+            )
             if context.output_kind == OUTPUT_NOTHING:
                 output = source  # nothing to ask memory for but what is there
             reference = sum_tile(

@@ -67,6 +67,8 @@ def make_lanes(real_bits: int, primitives: SimpleNamespace) -> SimpleNamespace:
     real = primitives.real
     own_element = arithmetic.own_element
     reduce_with = primitives.reduce_with
+    put_together = primitives.put_together
+    scaled = primitives.scaled
     element_size = primitives.element_size
     load_block = primitives.load_block
     convert_block = primitives.convert_block
@@ -196,8 +198,7 @@ def make_lanes(real_bits: int, primitives: SimpleNamespace) -> SimpleNamespace:
     @inlined
     def lane_term(x, reference):
         # exp(x - m) / factor, but 0 where x = m, which adds to the count instead
-        reduced = lane_reduce(x, reference)
-        term = multiply_add(reduced.power, reduced.part, reduced.power)
+        term = put_together(lane_reduce(x, reference))
         return clear_equal(term, subtract(x, reference.shift), reference.maximum)
 
     @inlined
@@ -255,8 +256,7 @@ def make_lanes(real_bits: int, primitives: SimpleNamespace) -> SimpleNamespace:
         scale = line_from(scales)
         for j in range(n_classes):
             reduced = lane_reduce(load(tile, j * lanes), reference)
-            power = multiply(scale, reduced.power)
-            store(tile, j * lanes, multiply_add(power, reduced.part, power))
+            store(tile, j * lanes, scaled(reduced, scale))
 
     @compiled
     def log_softmax_tile(tile, n_classes, maxima, logs):

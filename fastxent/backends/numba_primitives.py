@@ -346,11 +346,18 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
         return reduce_with(x, broadcast(reference.lowest), broadcast(reference.rounder))
 
     @inlined
+    def put_together(reduced):
+        # power * (1 + part), rounded once
+        return multiply_add(reduced.power, reduced.part, reduced.power)
+
+    @inlined
+    def scaled(reduced, scale):
+        return put_together(Reduced(power=multiply(scale, reduced.power), part=reduced.part))
+
+    @inlined
     def scaled_exponential(x, reference, scale):
         # scale * exp(x - m) / factor
-        reduced = reduce(x, reference)
-        power = multiply(scale, reduced.power)
-        return multiply_add(power, reduced.part, power)
+        return scaled(reduce(x, reference), scale)
 
     # ---- reading and writing a block ----
 
@@ -527,8 +534,7 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
     @inlined
     def block_term(x, reference):
         # exp(x - m) / factor
-        reduced = reduce(x, reference)
-        return multiply_add(reduced.power, reduced.part, reduced.power)
+        return put_together(reduce(x, reference))
 
     @inlined
     def block_term_but_maxima(x, reference):
@@ -822,6 +828,8 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
         real=real,
         steps=steps,
         reduce_with=reduce_with,
+        put_together=put_together,
+        scaled=scaled,
         convert_block=convert_block,
         reference_at=reference_at,
         balancing_exponent=balancing_exponent,
