@@ -15,6 +15,9 @@ cdef extern from "context.h" nogil:
         OUTPUT_NOTHING
         OUTPUT_GRADIENT
         OUTPUT_LOG_SOFTMAX
+        OUTPUT_HESSIAN
+        OUTPUT_LABEL_GRADIENT
+        OUTPUT_HESSIAN_PRODUCT
         SEGMENT
         STATE_SIZE
         STREAM_BYTES
@@ -30,11 +33,26 @@ cdef extern from "context.h" nogil:
         int64_t logits_element
         int64_t target
         const int64_t* labels
+        int64_t class_offset
+        int64_t n_labels
         int64_t has_ignore_index
         int64_t ignore_index
         const char* probs
         int64_t probs_stride
         int64_t probs_element
+        const void* class_weights
+        const double* class_masses
+        const double* row_weights
+        double label_scale
+        double smoothing
+        double z_loss
+        double temperature
+        double softcap
+        int64_t transforms
+        double hess_factor
+        const char* partners
+        int64_t partners_stride
+        int64_t partners_element
         int64_t output_kind
         char* output
         int64_t output_stride
@@ -44,3 +62,4 @@ cdef extern from "context.h" nogil:
         int64_t output_streams
         double* losses
         double* states
+        double* totals

@@ -13,30 +13,41 @@ A row is read block by block. Every block folds into one small state,
     maximum     m, the largest logit
     count       how many logits equal m, each of which adds exactly 1
     rest        sum over the others of exp(x_j - m)              sum_exp = count + rest
-    target_dot  sum_j t_j * (m - x_j)                            (probabilities only)
-    mass        sum_j t_j                                        (probabilities only)
+    target_dot  sum_j q_j * (m - x_j)                            (probabilities q only)
+    mass        sum_j q_j                                        (probabilities q only)
+    spread_dot  sum_j w_j * (m - x_j), over unmasked classes     (smoothing only)
+    spread_mass sum_j w_j                                        (smoothing only)
 
-together with what rounding has lost of each of the last three sums. Loss and gradient follow from
-it without a difference of nearly equal numbers:
+together with what rounding has lost of each sum but the counts. With t the measure that labels and
+options make (`Share`), loss and gradient follow without a difference of nearly equal numbers:
 
-    loss       = sum_j t_j * (m - x_j) + mass * log(sum_exp)
-    gradient_j = mass * exp(x_j - m) / sum_exp - t_j
+    loss       = sum_j t_j * (m - x_j) + A * log(sum_exp) + z * logsumexp^2     A = sum_j t_j
+    gradient_j = (A + 2 * z * logsumexp) * exp(x_j - m) / sum_exp - t_j
+
+Logits that are capped or divided by a temperature stand for y(x_j), maxima for y(m). States hold
+m itself; differences are taken by `gap`.
 """
 
 from libc.math cimport INFINITY, NAN, exp, fma, frexp, ldexp, log, log1p
 from libc.stdint cimport int64_t, uintptr_t
 
-from context cimport OUTPUT_LOG_SOFTMAX, OUTPUT_NOTHING, TARGET_LABELS, TARGET_PROBS
-from primitives cimport (
-    LANES, MOST_LANES, LaneReference, LaneSums, Tile, load_tile, log_softmax_tile, softmax_tile,
-    store_tile, sum_tile,
+from context cimport (
+    OUTPUT_GRADIENT, OUTPUT_HESSIAN, OUTPUT_HESSIAN_PRODUCT, OUTPUT_LABEL_GRADIENT,
+    OUTPUT_LOG_SOFTMAX, OUTPUT_NOTHING, TARGET_LABELS, TARGET_NOTHING, TARGET_PROBS,
 )
 from primitives cimport (
-    BLOCK, Block, BlockSum, BlockTarget, Context, Reference, balancing_exponent,
-    block_is_within, block_log_softmax, block_maximum, block_softmax,
-    block_softmax_minus_target, block_sum, block_target, element_size, finish_streams,
-    load_block, load_element, open_block, output_block, prefetch_ends, real, reference_at,
-    shift_block, shift_exponent, store_block, store_element,
+    LANES, MOST_LANES, LaneReference, LaneSpread, LaneSums, Tile, hessian_tile, load_tile,
+    log_softmax_tile, softmax_tile, spread_tile, store_tile, subtract_spread_from_tile, sum_tile,
+)
+from primitives cimport (
+    BLOCK, Block, BlockSpread, BlockSum, BlockTarget, Context, Gap, Measure, Reference, Softness,
+    Transformed, balancing_exponent, block_divergence, block_expectation, block_hessian,
+    block_hessian_product, block_is_within, block_label_gradient, block_log_softmax,
+    block_maximum, block_softmax, block_softmax_minus_target, block_spread, block_sum,
+    block_sum_with_tails, block_target, element_size, finish_streams, first_equal, load_block,
+    load_element, open_block, output_block, prefetch_ends, real, reference_at, row_softness,
+    shift_block, shift_exponent, store_block, store_element, transform_block, transformed_gap,
+    transformed_value,
 )
 
 cdef double E_TO_MINUS_128 = exp(-128.0)
@@ -50,6 +61,26 @@ cdef struct State:
     double target_dot_lost
     double mass
     double mass_lost
+    double spread_dot
+    double spread_dot_lost
+    double spread_mass
+    double spread_mass_lost
+    double n_unmasked
+    double label_logit
+    double label_weight
+    double label_count
+
+# What labels and options make of a row: the numbers of its measure, and what all is multiplied by.
+cdef struct Share:
+    double weight
+    double label
+    double probs
+    double spread
+
+# A sum, and what rounding has lost of it.
+cdef struct Total:
+    double value
+    double value_lost
 
 # The block that is being summed up, and the one that comes after it.
 cdef struct Reading:
@@ -58,13 +89,15 @@ cdef struct Reading:
 
 # The numbers of a State, as they are stored between threads.
 cdef enum:
-    STATE_SIZE = 8
+    STATE_SIZE = 16
 
 
 cdef inline State empty_state() noexcept nogil:
     return State(
         maximum=-INFINITY, count=0.0, rest=0.0, rest_lost=0.0, target_dot=0.0,
-        target_dot_lost=0.0, mass=0.0, mass_lost=0.0,
+        target_dot_lost=0.0, mass=0.0, mass_lost=0.0, spread_dot=0.0, spread_dot_lost=0.0,
+        spread_mass=0.0, spread_mass_lost=0.0, n_unmasked=0.0, label_logit=0.0, label_weight=0.0,
+        label_count=0.0,
     )
 
 
@@ -77,70 +110,99 @@ cdef inline double lost(double a, double b) noexcept nogil:
     return (a - (total - part)) + (b - part)
 
 
-cdef State raise_maximum(State state, double maximum) noexcept nogil:
+cdef inline Gap gap(const Context* context, double a, double b) noexcept nogil:
+    # y(a) - y(b), and what rounding has lost of it.
+    if context.transforms != 0:
+        return transformed_gap(a, b, context.temperature, context.softcap)
+    return Gap(value=a - b, low=lost(a, -b))
+
+
+cdef inline double value_of(const Context* context, double x) noexcept nogil:
+    # y(x)
+    if context.transforms != 0:
+        return transformed_value(x, context.temperature, context.softcap)
+    return x
+
+
+cdef State raise_maximum(const Context* context, State state, double maximum) noexcept nogil:
     # The same state, relative to a maximum at least as large as its own.
-    cdef double difference, error, base, rise, rise_lost, factor, after
+    cdef double base, rise, factor, after
+    cdef Gap difference, up
     if maximum == state.maximum:
         return state
-    if state.maximum == -INFINITY and state.rest == 0.0 and state.mass == 0.0:
+    if (
+        state.maximum == -INFINITY and state.rest == 0.0 and state.mass == 0.0
+        and state.spread_mass == 0.0
+    ):
         state.maximum = maximum
         return state
-    # state.maximum - maximum = difference + error exactly, and to float64
-    # exp(difference + error) = exp(difference) * (1 + error). Far down the exponential alone
-    # would be subnormal and short of digits, so it is kept e^128 too large until the end.
-    difference = state.maximum - maximum
-    error = lost(state.maximum, -maximum)
+    # y(state.maximum) - y(maximum) = value + low, and to float64
+    # exp(value + low) = exp(value) * (1 + low). Far down the exponential alone would be subnormal
+    # and short of digits, so it is kept e^128 too large until the end.
+    difference = gap(context, state.maximum, maximum)
     base = state.maximum if state.maximum > -INFINITY else 0.0
-    # without mass so far nothing rises, however far away the new maximum is
-    rise = state.mass * (maximum - base) if state.mass != 0.0 else 0.0
-    rise_lost = state.mass_lost * (maximum - base) if state.mass_lost != 0.0 else 0.0
-    if difference < -600.0:
-        factor = exp(difference + 128.0) * (1.0 + error)
+    up = gap(context, maximum, base)
+    if difference.value < -600.0:
+        factor = exp(difference.value + 128.0) * (1.0 + difference.low)
         after = E_TO_MINUS_128
     else:
-        factor = exp(difference) * (1.0 + error)
+        factor = exp(difference.value) * (1.0 + difference.low)
         after = 1.0
-    return State(
-        maximum=maximum,
-        count=0.0,
-        rest=(state.count + state.rest) * factor * after,
-        rest_lost=state.rest_lost * factor * after,
-        target_dot=state.target_dot + rise,
-        target_dot_lost=(
-            state.target_dot_lost + rise_lost + lost(state.target_dot, rise)
-        ),
-        mass=state.mass,
-        mass_lost=state.mass_lost,
-    )
+    state.maximum = maximum
+    state.rest = (state.count + state.rest) * factor * after
+    state.rest_lost = state.rest_lost * factor * after
+    state.count = 0.0
+    # without mass so far nothing rises, however far away the new maximum is
+    if state.mass != 0.0:
+        rise = state.mass * up.value
+        state.target_dot_lost += state.mass_lost * up.value + lost(state.target_dot, rise)
+        state.target_dot += rise
+    if state.spread_mass != 0.0:
+        rise = state.spread_mass * up.value
+        state.spread_dot_lost += state.spread_mass_lost * up.value + lost(state.spread_dot, rise)
+        state.spread_dot += rise
+    return state
 
 
-cdef inline State add_block(State state, BlockSum sums, BlockTarget target) noexcept nogil:
+cdef inline State add_block(
+    State state, BlockSum sums, BlockTarget target, BlockSpread spread
+) noexcept nogil:
     # The state with a block more, whose sums are relative to the state's own maximum.
-    return State(
-        maximum=state.maximum,
-        count=state.count + sums.count,
-        rest=state.rest + sums.rest,
-        rest_lost=state.rest_lost + sums.rest_lost + lost(state.rest, sums.rest),
-        target_dot=state.target_dot + target.dot,
-        target_dot_lost=(
-            state.target_dot_lost + target.dot_lost + lost(state.target_dot, target.dot)
-        ),
-        mass=state.mass + target.mass,
-        mass_lost=state.mass_lost + target.mass_lost + lost(state.mass, target.mass),
-    )
+    state.count += sums.count
+    state.rest_lost += sums.rest_lost + lost(state.rest, sums.rest)
+    state.rest += sums.rest
+    state.target_dot_lost += target.dot_lost + lost(state.target_dot, target.dot)
+    state.target_dot += target.dot
+    state.mass_lost += target.mass_lost + lost(state.mass, target.mass)
+    state.mass += target.mass
+    state.spread_dot_lost += spread.dot_lost + lost(state.spread_dot, spread.dot)
+    state.spread_dot += spread.dot
+    state.spread_mass_lost += spread.mass_lost + lost(state.spread_mass, spread.mass)
+    state.spread_mass += spread.mass
+    state.n_unmasked += spread.count
+    return state
 
 
-cdef State merge(State a, State b) noexcept nogil:
+cdef State merge(const Context* context, State a, State b) noexcept nogil:
     cdef double maximum = a.maximum if a.maximum > b.maximum else b.maximum
-    a = raise_maximum(a, maximum)
-    b = raise_maximum(b, maximum)
-    return add_block(
+    a = raise_maximum(context, a, maximum)
+    b = raise_maximum(context, b, maximum)
+    a = add_block(
         a,
         BlockSum(count=b.count, rest=b.rest, rest_lost=b.rest_lost),
         BlockTarget(
             dot=b.target_dot, dot_lost=b.target_dot_lost, mass=b.mass, mass_lost=b.mass_lost
         ),
+        BlockSpread(
+            dot=b.spread_dot, dot_lost=b.spread_dot_lost, mass=b.spread_mass,
+            mass_lost=b.spread_mass_lost, count=b.n_unmasked,
+        ),
     )
+    # one of the two has the label; the other has zeros
+    a.label_logit += b.label_logit
+    a.label_weight += b.label_weight
+    a.label_count += b.label_count
+    return a
 
 
 cdef double sum_exp(State state) noexcept nogil:
@@ -189,9 +251,26 @@ cdef bint is_ignored(const Context* context, int64_t i) noexcept nogil:
     )
 
 
+cdef double row_weight(const Context* context, int64_t i) noexcept nogil:
+    return context.row_weights[i] if context.row_weights != NULL else 1.0
+
+
+cdef bint is_left_out(const Context* context, int64_t i) noexcept nogil:
+    # A row without weight is not read either.
+    return is_ignored(context, i) or row_weight(context, i) == 0.0
+
+
+cdef double class_weight(const Context* context, int64_t j) noexcept nogil:
+    # 1 for a class there is none of: labels were classes when the call checked them, and their
+    # array may have been written to since.
+    if context.class_weights == NULL or j < 0 or j >= context.n_classes:
+        return 1.0
+    return (<const real*>context.class_weights)[j]
+
+
 cdef int64_t next_kept(const Context* context, int64_t i, int64_t stop) noexcept nogil:
     # The first row from i on that is not ignored, or stop.
-    while i < stop and is_ignored(context, i):
+    while i < stop and is_left_out(context, i):
         i += 1
     return i
 
@@ -221,7 +300,9 @@ cdef State classes_state(
     # over threads has the same bits. `reading` holds the first block; afterwards it holds that
     # of the row `following`, if there is one.
     cdef real probs_buffer[BLOCK]
+    cdef Transformed transformed
     cdef const real* probs
+    cdef const real* weights
     cdef int64_t j, n
     cdef int64_t element = context.probs_element
     cdef int64_t segment_stop = start + context.segment
@@ -230,13 +311,14 @@ cdef State classes_state(
     cdef Block* block
     cdef BlockSum sums
     cdef BlockTarget target
+    cdef BlockSpread spread
     cdef State before = empty_state()
     cdef State state = empty_state()
     cdef Reference reference = reference_at(state.maximum)
     j = start
     while j < stop:
         if j == segment_stop:
-            before = state if is_first_segment else merge(before, state)
+            before = state if is_first_segment else merge(context, before, state)
             is_first_segment = False
             state = empty_state()
             reference = reference_at(state.maximum)
@@ -248,24 +330,46 @@ cdef State classes_state(
         else:
             open_at(context, following, 0, context.n_classes, reading.next)
         if block.maximum > state.maximum:
-            state = raise_maximum(state, block.maximum)
+            state = raise_maximum(context, state, block.maximum)
             reference = reference_at(block.maximum)
+        maximum = state.maximum if state.maximum > -INFINITY else 0.0
+        if context.transforms != 0:
+            # from here on the block is differences to the maximum, and 0 the largest of them
+            transform_block(block, maximum, context.temperature, context.softcap, &transformed)
+            reference = reference_at(0.0)
+            maximum = 0.0
+        weights = weights_from(context, j)
         target = BlockTarget(dot=0.0, dot_lost=0.0, mass=0.0, mass_lost=0.0)
         if context.target == TARGET_PROBS:
             probs = load_block(
                 context.probs + i * context.probs_stride + j * element_size(element),
                 element, n, probs_buffer,
             )
-            maximum = state.maximum if state.maximum > -INFINITY else 0.0
-            target = block_target(block.logits, probs, n, maximum)
+            target = block_target(block.logits, probs, weights, n, maximum)
+        spread = BlockSpread(dot=0.0, dot_lost=0.0, mass=0.0, mass_lost=0.0, count=0.0)
+        if context.smoothing != 0.0:
+            spread = block_spread(
+                block.logits, weights, n, maximum,
+                <double>n if weights == NULL else context.class_masses[j // BLOCK],
+            )
         if reference.shift != 0.0:
             shift_block(block, reference.shift)
-        sums = block_sum(block, reference, reading.next)
-        state = add_block(state, sums, target)
+        if context.transforms != 0:
+            sums = block_sum_with_tails(block, transformed.tails, reference, reading.next)
+        else:
+            sums = block_sum(block, reference, reading.next)
+        state = add_block(state, sums, target, spread)
         j += n
         reading.current = reading.next
         reading.next = block
-    return state if is_first_segment else merge(before, state)
+    return state if is_first_segment else merge(context, before, state)
+
+
+cdef inline const real* weights_from(const Context* context, int64_t j) noexcept nogil:
+    # The weights of class j and those after it; NULL where there are none.
+    if context.class_weights == NULL:
+        return NULL
+    return <const real*>context.class_weights + j
 
 
 cdef int64_t offset_of_row(
@@ -288,27 +392,131 @@ cdef double logit_at(const Context* context, int64_t i, int64_t j) noexcept nogi
     )
 
 
-cdef double label_logit(const Context* context, int64_t i) noexcept nogil:
-    return logit_at(context, i, context.labels[i]) if context.target == TARGET_LABELS else 0.0
-
-
-cdef double row_result(
-    const Context* context, int64_t i, State state, double label_x
+cdef State with_label(
+    const Context* context, int64_t i, int64_t start, int64_t stop, State state
 ) noexcept nogil:
-    # The loss of row i, whose label's logit is label_x, or logsumexp where there is no target.
-    if context.target == TARGET_LABELS:
-        return (state.maximum - label_x) + log_sum_exp(state)
-    if context.target == TARGET_PROBS and state.mass == 0.0:
-        return 0.0
+    # The state of classes start..stop of row i, with what is known of its label if it is there.
+    cdef int64_t label
+    if context.target != TARGET_LABELS:
+        return state
+    label = context.labels[i] - context.class_offset
+    if start <= label < stop:
+        state.label_logit = logit_at(context, i, label)
+        state.label_weight = class_weight(context, label)
+        state.label_count = 1.0
+    return state
+
+
+cdef inline Share share_of(const Context* context, int64_t i, State state) noexcept nogil:
+    cdef Share share = Share(weight=row_weight(context, i), label=1.0, probs=0.0, spread=0.0)
     if context.target == TARGET_PROBS:
-        return (state.target_dot + state.mass * log_sum_exp(state)) + (
-            state.target_dot_lost + state.mass_lost * log_sum_exp(state)
+        share.label = 0.0
+        share.probs = context.label_scale
+    elif context.target == TARGET_LABELS:
+        share.label = context.label_scale * state.label_weight
+    if context.smoothing != 0.0:
+        share.spread = context.smoothing / state.n_unmasked
+    return share
+
+
+cdef inline bint is_nothing(const Context* context, Share share, State state) noexcept nogil:
+    # Whether nothing is asked of a row: no mass anywhere, and no z-loss.
+    return (
+        share.label == 0.0
+        and (share.probs == 0.0 or state.mass == 0.0)
+        and (share.spread == 0.0 or state.spread_mass == 0.0)
+        and context.z_loss == 0.0
+    )
+
+
+cdef double measured_loss(
+    const Context* context, Share share, State state, double log_sum
+) noexcept nogil:
+    # The loss of a row of this state; log_sum is its log(sum_exp).
+    cdef double loss = 0.0
+    cdef double logsumexp
+    cdef Gap below
+    if context.target == TARGET_LABELS and state.label_count != 1.0:
+        return NAN
+    if share.weight == 0.0 or is_nothing(context, share, state):
+        return 0.0
+    if share.label != 0.0:
+        below = gap(context, state.maximum, state.label_logit)
+        loss = share.label * ((below.value + log_sum) + below.low)
+    if share.probs != 0.0 and state.mass != 0.0:
+        loss = share.probs * (
+            (state.target_dot + state.mass * log_sum)
+            + (state.target_dot_lost + state.mass_lost * log_sum)
         )
+    if share.spread != 0.0:
+        loss += share.spread * (
+            (state.spread_dot + state.spread_mass * log_sum)
+            + (state.spread_dot_lost + state.spread_mass_lost * log_sum)
+        )
+    if context.z_loss != 0.0:
+        logsumexp = value_of(context, state.maximum) + log_sum
+        loss += context.z_loss * logsumexp * logsumexp
+    return share.weight * loss
+
+
+cdef inline Total with_part(Total total, double a, double b, double b_lost) noexcept nogil:
+    # total + a * (b + b_lost)
+    cdef double product = a * b
+    cdef double product_lost = fma(a, b, -product) + a * b_lost
+    return Total(
+        value=total.value + product,
+        value_lost=total.value_lost + product_lost + lost(total.value, product),
+    )
+
+
+cdef Total measured_total(
+    const Context* context, Share share, State state, double log_sum
+) noexcept nogil:
+    # What the softmax of a row is multiplied by in its gradient.
+    cdef Total total = Total(value=share.label, value_lost=0.0)
+    if share.probs != 0.0:
+        total = with_part(total, share.probs, state.mass, state.mass_lost)
+    if share.spread != 0.0:
+        total = with_part(total, share.spread, state.spread_mass, state.spread_mass_lost)
+    if context.z_loss != 0.0:
+        total = with_part(
+            total, 2.0 * context.z_loss, value_of(context, state.maximum) + log_sum, 0.0
+        )
+    return total
+
+
+cdef double label_gradient(
+    const Context* context, Share share, State state, Total total
+) noexcept nogil:
+    # total * p_y - t_y at the label, without that difference where p_y is close to 1.
+    cdef double own, excess, term
+    cdef Gap below
+    own = share.label
+    if state.label_logit > -INFINITY:
+        own += share.spread * state.label_weight
+    excess = (total.value - own) + total.value_lost
+    if state.label_logit == state.maximum:
+        return excess - total.value * others_share(state)
+    below = gap(context, state.label_logit, state.maximum)
+    term = exp(below.value) * (1.0 + below.low)
+    if excess == 0.0:
+        return -total.value * ((sum_exp(state) - term) / sum_exp(state))
+    return total.value * (term / sum_exp(state)) - own
+
+
+cdef double row_result(const Context* context, int64_t i, State state) noexcept nogil:
+    # The loss of row i, or logsumexp where there is no target.
+    if context.target != TARGET_NOTHING:
+        return measured_loss(context, share_of(context, i, state), state, log_sum_exp(state))
+    return row_logsumexp(context, i, state)
+
+
+cdef double row_logsumexp(const Context* context, int64_t i, State state) noexcept nogil:
     if state.maximum == -INFINITY and state.rest == 0.0:
         return -INFINITY
     if state.maximum == INFINITY and not has_nan(context, i):
         return INFINITY
-    return state.maximum + log_sum_exp(state)
+    return value_of(context, state.maximum) + log_sum_exp(state)
 
 
 cdef bint has_nan(const Context* context, int64_t i) noexcept nogil:
@@ -321,47 +529,109 @@ cdef bint has_nan(const Context* context, int64_t i) noexcept nogil:
     return False
 
 
+cdef double row_expectation(const Context* context, int64_t i, State state) noexcept nogil:
+    # sum_j exp(x_j - m) * v_j: v is the row's partner, or m - x_j where there are no partners.
+    cdef real vectors_buffer[BLOCK]
+    cdef Transformed transformed
+    cdef const real* vectors
+    cdef const real* tails
+    cdef Block block
+    cdef int64_t element = context.partners_element
+    cdef int64_t j = 0
+    cdef double part
+    cdef double total = 0.0
+    cdef double total_lost = 0.0
+    cdef Reference reference = reference_at(0.0 if context.transforms != 0 else state.maximum)
+    while j < context.n_classes:
+        open_at(context, i, j, context.n_classes, &block)
+        tails = NULL
+        if context.transforms != 0:
+            transform_block(
+                &block, state.maximum, context.temperature, context.softcap, &transformed
+            )
+            tails = transformed.tails
+        if reference.shift != 0.0:
+            shift_block(&block, reference.shift)
+        vectors = NULL
+        if context.partners != NULL:
+            vectors = load_block(
+                context.partners + i * context.partners_stride + j * element_size(element),
+                element, block.n, vectors_buffer,
+            )
+        part = block_expectation(block.logits, tails, vectors, block.n, reference)
+        total_lost += lost(total, part)
+        total += part
+        j += block.n
+    return total + total_lost
+
+
 cdef void write_output(
-    const Context* context, int64_t i, int64_t start, int64_t stop, State state,
-    double label_x,
+    const Context* context, int64_t i, int64_t start, int64_t stop, State state
 ) noexcept nogil:
-    # Classes start..stop of the output of row i. `label_x` is the label's logit, read before any
+    # Classes start..stop of the output of row i. The state has the label's logit, read before any
     # of the row is written: the output may lie where the logits lie.
-    cdef real probs_buffer[BLOCK]
+    cdef real partners_buffer[BLOCK]
     cdef real output_buffer[BLOCK]
-    cdef const real* probs
+    cdef Transformed transformed
+    cdef const real* partners
     cdef real* output
     cdef char* destination
     cdef Block block
+    cdef Measure measure
     cdef int64_t j, n
-    cdef int64_t label = -1
     cdef int64_t element = context.logits_element
-    cdef Reference reference = reference_at(state.maximum)
-    cdef double others = others_share(state)
-    cdef double mass, mass_lost, scale
+    cdef int64_t partners_element = context.partners_element
+    cdef double log_sum = log_sum_exp(state)
+    cdef Share share = share_of(context, i, state)
+    cdef Total total = measured_total(context, share, state, log_sum)
+    cdef Reference reference = reference_at(0.0 if context.transforms != 0 else state.maximum)
+    cdef double output_scale = context.output_scale * share.weight
+    cdef double maximum = state.maximum
     cdef double label_value = 0.0
+    cdef double mean = 0.0
+    cdef double mass, mass_lost, scale
+    cdef int64_t label = -1
     cdef int exponent, shift
-    cdef bint streams
-    if context.target == TARGET_PROBS and state.mass == 0.0:
+    cdef bint streams, is_plain
+    if is_nothing(context, share, state):
         write_zeros(context, i, start, stop)
         return
-    if context.target == TARGET_PROBS:
-        # The mass as mass * 2^exponent: times the factor a tiny one would be subnormal.
-        mass = frexp(state.mass, &exponent)
-        mass_lost = ldexp(state.mass_lost, -exponent)
-        scale = context.output_scale * softmax_scale(state, reference.factor, mass, mass_lost)
+    if context.transforms != 0:
+        maximum = 0.0
+        output_scale /= context.temperature
+    if context.output_kind == OUTPUT_HESSIAN:
+        total.value *= context.hess_factor
+    elif context.output_kind == OUTPUT_LABEL_GRADIENT:
+        output_scale = context.output_scale * share.weight
+    if context.output_kind == OUTPUT_HESSIAN_PRODUCT:
+        mean = row_expectation(context, i, state) / sum_exp(state)
+    if context.output_kind == OUTPUT_HESSIAN:
+        scale = softmax_scale(state, reference.factor, 1.0, 0.0)
+    elif total.value == 1.0 and total.value_lost == 0.0:
+        scale = output_scale * softmax_scale(state, reference.factor, 1.0, 0.0)
+    else:
+        # The total as mass * 2^exponent: times the factor a tiny one would be subnormal.
+        mass = frexp(total.value, &exponent)
+        mass_lost = ldexp(total.value_lost, -exponent)
+        scale = output_scale * softmax_scale(state, reference.factor, mass, mass_lost)
         shift = balancing_exponent(scale, exponent)
         reference = shift_exponent(reference, shift)
         scale = ldexp(scale, exponent + shift)
-    else:
-        scale = context.output_scale * softmax_scale(state, reference.factor, 1.0, 0.0)
     if context.target == TARGET_LABELS:
-        # p_y - 1 without the difference: -(sum_exp - exp(x_y - m)) / sum_exp
-        label = context.labels[i]
-        label_value = -others
-        if label_x != state.maximum:
-            label_value = -(sum_exp(state) - exp(label_x - state.maximum)) / sum_exp(state)
-        label_value *= context.output_scale
+        label = context.labels[i] - context.class_offset
+        label_value = label_gradient(context, share, state, total) * output_scale
+    is_plain = (
+        context.output_kind == OUTPUT_GRADIENT and context.target != TARGET_PROBS
+        and share.spread == 0.0 and context.transforms == 0
+    )
+    measure = Measure(
+        probs=NULL, class_weights=NULL, probs_scale=share.probs, spread=share.spread, tails=NULL,
+        slopes=NULL, total=total.value, total_lost=total.value_lost, others=others_share(state),
+        output_scale=output_scale, label=-1, label_value=label_value,
+    )
+    if context.transforms != 0:
+        measure.tails = transformed.tails
+        measure.slopes = transformed.slopes
     j = start
     while j < stop:
         destination = context.output + i * context.output_stride + j * element_size(element)
@@ -369,26 +639,47 @@ cdef void write_output(
         streams = context.output_streams != 0 and output != output_buffer
         open_at(context, i, j, stop, &block)
         n = block.n
-        if context.output_kind == OUTPUT_LOG_SOFTMAX:
-            block_log_softmax(block.logits, n, state.maximum, log_sum_exp(state), output, streams)
+        partners = NULL
+        if context.output_kind == OUTPUT_HESSIAN_PRODUCT:
+            partners = load_block(
+                context.partners + i * context.partners_stride
+                + j * element_size(partners_element),
+                partners_element, n, partners_buffer,
+            )
         elif context.target == TARGET_PROBS:
-            probs = load_block(
+            partners = load_block(
                 context.probs + i * context.probs_stride
                 + j * element_size(context.probs_element),
-                context.probs_element, n, probs_buffer,
+                context.probs_element, n, partners_buffer,
             )
-            if reference.shift != 0.0:
-                shift_block(&block, reference.shift)
-            block_softmax_minus_target(
-                block.logits, probs, n, reference, scale, context.output_scale, state.mass,
-                state.mass_lost, others, output, streams,
+        measure.probs = partners
+        measure.class_weights = weights_from(context, j)
+        measure.label = label - j if label >= 0 else -1
+        if context.transforms != 0:
+            transform_block(
+                &block, state.maximum, context.temperature, context.softcap, &transformed
             )
+        if context.output_kind == OUTPUT_LOG_SOFTMAX:
+            block_log_softmax(block.logits, n, maximum, log_sum, output, streams)
+        elif context.output_kind == OUTPUT_LABEL_GRADIENT:
+            block_label_gradient(block.logits, n, &measure, maximum, log_sum, output, streams)
         else:
             if reference.shift != 0.0:
                 shift_block(&block, reference.shift)
-            block_softmax(
-                block.logits, n, reference, scale, label - j, label_value, output, streams
-            )
+            if is_plain:
+                block_softmax(
+                    block.logits, n, reference, scale, measure.label, label_value, output, streams
+                )
+            elif context.output_kind == OUTPUT_HESSIAN:
+                block_hessian(block.logits, n, &measure, reference, scale, output, streams)
+            elif context.output_kind == OUTPUT_HESSIAN_PRODUCT:
+                block_hessian_product(
+                    block.logits, partners, n, &measure, reference, scale, mean, output, streams
+                )
+            else:
+                block_softmax_minus_target(
+                    block.logits, n, &measure, reference, scale, output, streams
+                )
         store_block(output, n, destination, element)
         j += n
 
@@ -405,7 +696,7 @@ cdef void write_zeros(
 
 
 cdef void write_ignored(const Context* context, int64_t start, int64_t stop) noexcept nogil:
-    # The results of rows start..stop, all of them ignored.
+    # The results of rows start..stop, all of them left out.
     cdef int64_t i
     for i in range(start, stop):
         context.losses[i] = 0.0
@@ -419,7 +710,6 @@ cdef void rows_evaluate(const Context* context, int64_t start, int64_t stop) noe
     cdef Reading reading = Reading(current=&blocks[0], next=&blocks[1])
     cdef int64_t i = next_kept(context, start, stop)
     cdef int64_t following
-    cdef double label_x
     cdef State state
     write_ignored(context, start, i)
     if i < stop:
@@ -435,69 +725,112 @@ cdef void rows_evaluate(const Context* context, int64_t start, int64_t stop) noe
         state = classes_state(
             context, i, 0, context.n_classes, following if following < stop else -1, &reading
         )
-        label_x = label_logit(context, i)
-        context.losses[i] = row_result(context, i, state, label_x)
+        state = with_label(context, i, 0, context.n_classes, state)
+        context.losses[i] = row_result(context, i, state)
         if context.output_kind != OUTPUT_NOTHING:
-            write_output(context, i, 0, context.n_classes, state, label_x)
+            write_output(context, i, 0, context.n_classes, state)
         write_ignored(context, i + 1, following)
         i = following
     finish_streams()
 
 
-cdef double lane_label_logit(
-    const Context* context, int64_t i, const Tile* tile, int64_t k
+cdef State lane_state(
+    const Context* context, int64_t i, const Tile* tile, const LaneSums* sums,
+    const LaneSpread* spread, int64_t k
 ) noexcept nogil:
-    # label_logit of row i, which is in lane k.
-    cdef int64_t label = context.labels[i]
-    if label < 0 or label >= context.n_classes:
-        return NAN
-    return tile.values[label * LANES + k]
+    # What a State of row i, which is in lane k, says but for its sums of exponentials.
+    cdef State state = empty_state()
+    cdef int64_t label
+    state.maximum = sums.maximum[k]
+    state.label_weight = 1.0
+    if context.smoothing != 0.0:
+        state.spread_dot = spread.dot[k]
+        state.spread_mass = spread.mass[k]
+        state.n_unmasked = spread.count[k]
+    if context.target == TARGET_LABELS:
+        label = context.labels[i]
+        if 0 <= label < context.n_classes:
+            state.label_logit = tile.values[label * LANES + k]
+            state.label_weight = class_weight(context, label)
+            state.label_count = 1.0
+    return state
 
 
 cdef double lane_result(
-    const Context* context, int64_t i, const Tile* tile, const LaneSums* sums, int64_t k
+    const Context* context, int64_t i, State state, double log_sum
 ) noexcept nogil:
-    # row_result of row i, which is in lane k.
-    if is_ignored(context, i):
+    # row_result of row i.
+    if is_left_out(context, i):
         return 0.0
     if context.target == TARGET_LABELS:
-        return (sums.maximum[k] - lane_label_logit(context, i, tile, k)) + sums.log_sum_exp[k]
-    if sums.maximum[k] - sums.maximum[k] != 0.0 and not has_nan(context, i):
-        return sums.maximum[k]
-    return sums.maximum[k] + sums.log_sum_exp[k]
+        return measured_loss(context, share_of(context, i, state), state, log_sum)
+    if state.maximum - state.maximum != 0.0 and not has_nan(context, i):
+        return state.maximum
+    return state.maximum + log_sum
 
 
 cdef void lanes_write(
     const Context* context, int64_t i, int64_t n, Tile* tile, const LaneSums* sums,
-    const LaneReference* reference, char* output
+    const LaneSpread* spread, const LaneReference* reference, char* output
 ) noexcept nogil:
     # The output of rows i..i+n, in place of their logits in the tile, then to where it belongs.
     cdef double[MOST_LANES] scales
+    cdef double[MOST_LANES] totals
+    cdef double[MOST_LANES] spreads
+    cdef double[MOST_LANES] label_shares
     cdef double[MOST_LANES] label_values
     cdef int64_t j, k, label
+    cdef double output_scale
+    cdef bint has_labels = context.target == TARGET_LABELS
+    cdef bint is_gradient = context.output_kind == OUTPUT_GRADIENT
+    cdef State state
+    cdef Share share
+    cdef Total total
     for k in range(LANES):
         scales[k] = context.output_scale * sums.scale[k]
-        if k < n and context.target == TARGET_LABELS:
+        totals[k] = 0.0
+        spreads[k] = 0.0
+        label_shares[k] = 0.0
+        if k < n and has_labels:
+            state = lane_state(context, i + k, tile, sums, spread, k)
+            share = share_of(context, i + k, state)
+            total = measured_total(context, share, state, sums.log_sum_exp[k])
+            output_scale = context.output_scale * share.weight
+            scales[k] = output_scale * total.value * sums.scale[k]
+            totals[k] = output_scale * total.value * context.hess_factor
+            spreads[k] = output_scale * share.spread
+            label_shares[k] = output_scale * share.label
             # p_y - 1 without the difference where y holds the maximum; elsewhere p_y is at most a
             # half, and p_y - 1 loses no digit
             label_values[k] = NAN
-            if lane_label_logit(context, i + k, tile, k) == sums.maximum[k]:
-                label_values[k] = -sums.others[k] * context.output_scale
+            if state.label_logit == state.maximum:
+                label_values[k] = output_scale * (
+                    (total.value - (share.label + share.spread * state.label_weight))
+                    - total.value * sums.others[k]
+                )
+            if is_left_out(context, i + k) or is_nothing(context, share, state):
+                label_shares[k] = NAN
     if context.output_kind == OUTPUT_LOG_SOFTMAX:
         log_softmax_tile(tile, context.n_classes, sums.maximum, sums.log_sum_exp)
+    elif context.output_kind == OUTPUT_HESSIAN:
+        hessian_tile(tile, context.n_classes, reference, sums.scale, sums.others, totals)
+    elif context.smoothing != 0.0:
+        subtract_spread_from_tile(
+            tile, context.n_classes, reference, scales, spreads, weights_from(context, 0)
+        )
     else:
         softmax_tile(tile, context.n_classes, reference, scales)
-    for k in range(n if context.target == TARGET_LABELS else 0):
+    for k in range(n if has_labels else 0):
         label = context.labels[i + k]
-        if is_ignored(context, i + k):
+        if label_shares[k] != label_shares[k]:
             for j in range(context.n_classes):
                 tile.values[j * LANES + k] = 0.0
-        elif 0 <= label < context.n_classes:
+        elif is_gradient and 0 <= label < context.n_classes:
             j = label * LANES + k
             if label_values[k] == label_values[k]:
                 tile.values[j] = <real>label_values[k]
             else:
-                tile.values[j] = <real>(tile.values[j] - context.output_scale)
+                tile.values[j] = <real>(tile.values[j] - label_shares[k])
     store_tile(
         tile, output, context.logits_element, context.n_classes, n, context.output_inner_stride,
         context.output_class_stride,
@@ -508,6 +841,7 @@ cdef void lanes_evaluate(const Context* context, int64_t start, int64_t stop) no
     # What rows_evaluate does, for labels or no target, with a row in each lane.
     cdef Tile tile
     cdef LaneSums sums
+    cdef LaneSpread spread
     cdef LaneReference reference
     cdef const char* source
     cdef char* output
@@ -540,10 +874,17 @@ cdef void lanes_evaluate(const Context* context, int64_t start, int64_t stop) no
             &tile, context.n_classes, source + 4 * LANES * context.logits_inner_stride,
             ahead_stride, output, output_stride, &sums, &reference,
         )
+        if context.smoothing != 0.0:
+            spread_tile(
+                &tile, context.n_classes, weights_from(context, 0), sums.maximum, &spread
+            )
         for k in range(n):
-            context.losses[i + k] = lane_result(context, i + k, &tile, &sums, k)
+            context.losses[i + k] = lane_result(
+                context, i + k, lane_state(context, i + k, &tile, &sums, &spread, k),
+                sums.log_sum_exp[k],
+            )
         if context.output_kind != OUTPUT_NOTHING:
-            lanes_write(context, i, n, &tile, &sums, &reference, output)
+            lanes_write(context, i, n, &tile, &sums, &spread, &reference, output)
         i += n
 
 
@@ -557,84 +898,224 @@ cdef void store_state(const Context* context, int64_t k, State state) noexcept n
     slot[5] = state.target_dot_lost
     slot[6] = state.mass
     slot[7] = state.mass_lost
+    slot[8] = state.spread_dot
+    slot[9] = state.spread_dot_lost
+    slot[10] = state.spread_mass
+    slot[11] = state.spread_mass_lost
+    slot[12] = state.n_unmasked
+    slot[13] = state.label_logit
+    slot[14] = state.label_weight
+    slot[15] = state.label_count
 
 
 cdef State stored_state(const Context* context, int64_t k) noexcept nogil:
     cdef const double* slot = context.states + STATE_SIZE * k
     return State(
         maximum=slot[0], count=slot[1], rest=slot[2], rest_lost=slot[3], target_dot=slot[4],
-        target_dot_lost=slot[5], mass=slot[6], mass_lost=slot[7],
+        target_dot_lost=slot[5], mass=slot[6], mass_lost=slot[7], spread_dot=slot[8],
+        spread_dot_lost=slot[9], spread_mass=slot[10], spread_mass_lost=slot[11],
+        n_unmasked=slot[12], label_logit=slot[13], label_weight=slot[14], label_count=slot[15],
     )
 
 
 cdef void segments_reduce(const Context* context, int64_t start, int64_t stop) noexcept nogil:
-    # The states of segments start..stop, numbered through the rows.
+    # The states of segments start..stop, numbered through the rows. Of a row that is left out
+    # they are empty, and say so by a negative label_count.
     cdef Block blocks[2]
     cdef Reading reading = Reading(current=&blocks[0], next=&blocks[1])
     cdef int64_t k, i, first, last
+    cdef State state
     for k in range(start, stop):
         i = k // context.n_segments
         first = (k % context.n_segments) * context.segment
         last = min(first + context.segment, context.n_classes)
-        if is_ignored(context, i):
-            continue
-        open_at(context, i, first, last, reading.current)
-        block_maximum(reading.current)
-        store_state(context, k, classes_state(context, i, first, last, -1, &reading))
+        if is_left_out(context, i):
+            state = empty_state()
+            state.label_count = -1.0
+        else:
+            open_at(context, i, first, last, reading.current)
+            block_maximum(reading.current)
+            state = classes_state(context, i, first, last, -1, &reading)
+            state = with_label(context, i, first, last, state)
+        store_state(context, k, state)
 
 
 cdef void rows_merge(const Context* context, int64_t start, int64_t stop) noexcept nogil:
     # Merges the segments of rows start..stop into each row's first slot.
     cdef int64_t i, k
-    cdef double label_x
     cdef State state
     for i in range(start, stop):
-        if is_ignored(context, i):
-            context.losses[i] = 0.0
-            continue
         state = stored_state(context, i * context.n_segments)
         for k in range(i * context.n_segments + 1, (i + 1) * context.n_segments):
-            state = merge(state, stored_state(context, k))
-        label_x = label_logit(context, i)
-        context.losses[i] = row_result(context, i, state, label_x)
+            state = merge(context, state, stored_state(context, k))
         store_state(context, i * context.n_segments, state)
-        # the next segment's slot is free now
-        context.states[(i * context.n_segments + 1) * STATE_SIZE] = label_x
+
+
+cdef void rows_finish(const Context* context, int64_t start, int64_t stop) noexcept nogil:
+    # The losses of rows start..stop, after rows_merge.
+    cdef int64_t i
+    cdef State state
+    for i in range(start, stop):
+        state = stored_state(context, i * context.n_segments)
+        context.losses[i] = 0.0 if state.label_count < 0.0 else row_result(context, i, state)
 
 
 cdef void segments_write(const Context* context, int64_t start, int64_t stop) noexcept nogil:
     # The output of segments start..stop, numbered through the rows, after rows_merge.
     cdef int64_t k, i, first, last
-    cdef double label_x
     cdef State state
     for k in range(start, stop):
         i = k // context.n_segments
         first = (k % context.n_segments) * context.segment
         last = min(first + context.segment, context.n_classes)
-        if is_ignored(context, i):
-            write_zeros(context, i, first, last)
-            continue
         state = stored_state(context, i * context.n_segments)
-        label_x = context.states[(i * context.n_segments + 1) * STATE_SIZE]
-        write_output(context, i, first, last, state, label_x)
+        if state.label_count < 0.0:
+            write_zeros(context, i, first, last)
+        else:
+            write_output(context, i, first, last, state)
     finish_streams()
 
 
+cdef int64_t find_class(const Context* context, int64_t i, double logit) noexcept nogil:
+    # The first class of row i with this logit, or -1.
+    cdef Block block
+    cdef int64_t found
+    cdef int64_t j = 0
+    while j < context.n_classes:
+        open_at(context, i, j, context.n_classes, &block)
+        found = first_equal(block.logits, block.n, logit)
+        if found >= 0:
+            return j + found
+        j += block.n
+    return -1
+
+
+cdef void rows_describe(const Context* context, int64_t start, int64_t stop) noexcept nogil:
+    # Losses of rows start..stop, and into each row's slot of `states`: logsumexp, the logarithm of
+    # the target's probability, entropy, the class of the largest logit and its probability. Of an
+    # ignored row all are 0 and the class is -1.
+    cdef Block blocks[2]
+    cdef Reading reading = Reading(current=&blocks[0], next=&blocks[1])
+    cdef int64_t i, k
+    cdef double log_sum
+    cdef double* slot
+    cdef Gap below
+    cdef State state
+    for i in range(start, stop):
+        slot = context.states + STATE_SIZE * i
+        for k in range(STATE_SIZE):
+            slot[k] = 0.0
+        slot[3] = -1.0
+        context.losses[i] = 0.0
+        if is_ignored(context, i):
+            continue
+        open_at(context, i, 0, context.n_classes, reading.current)
+        block_maximum(reading.current)
+        state = classes_state(context, i, 0, context.n_classes, -1, &reading)
+        state = with_label(context, i, 0, context.n_classes, state)
+        log_sum = log_sum_exp(state)
+        slot[0] = row_logsumexp(context, i, state)
+        if context.target == TARGET_LABELS:
+            below = gap(context, state.maximum, state.label_logit)
+            slot[1] = -((below.value + log_sum) + below.low)
+        elif context.target == TARGET_PROBS and state.mass != 0.0:
+            slot[1] = -(
+                (state.target_dot + state.mass * log_sum)
+                + (state.target_dot_lost + state.mass_lost * log_sum)
+            )
+        if context.target != TARGET_NOTHING:
+            context.losses[i] = row_result(context, i, state)
+        slot[2] = log_sum + row_expectation(context, i, state) / sum_exp(state)
+        slot[4] = 1.0 / (sum_exp(state) + sum_exp_low(state))
+        if log_sum == log_sum:
+            slot[3] = <double>find_class(context, i, state.maximum)
+
+
+cdef void rows_diverge(const Context* context, int64_t start, int64_t stop) noexcept nogil:
+    # The divergence of the softmax of each row from that of its partner, and its gradient if one
+    # is wanted. With q the partner's softmax and d_j = log q_j - log p_j it is
+    # sum_j q_j * (exp(-d_j) - 1 + d_j): no term is negative, and nothing cancels.
+    cdef real own_buffer[BLOCK]
+    cdef real partner_buffer[BLOCK]
+    cdef real output_buffer[BLOCK]
+    cdef const real* own
+    cdef const real* partner
+    cdef real* output
+    cdef char* destination = NULL
+    cdef int64_t i, j, n
+    cdef int64_t element = context.logits_element
+    cdef int64_t partners_element = context.partners_element
+    cdef double total, total_lost, part
+    cdef Softness own_softness, partner_softness
+    for i in range(start, stop):
+        if is_left_out(context, i):
+            write_ignored(context, i, i + 1)
+            continue
+        own_softness = row_softness(
+            context.logits + i * context.logits_stride, element, context.n_classes,
+            context.temperature, own_buffer,
+        )
+        partner_softness = row_softness(
+            context.partners + i * context.partners_stride, partners_element, context.n_classes,
+            context.temperature, own_buffer,
+        )
+        total = 0.0
+        total_lost = 0.0
+        j = 0
+        while j < context.n_classes:
+            n = min(<int64_t>BLOCK, context.n_classes - j)
+            own = load_block(
+                context.logits + i * context.logits_stride + j * element_size(element),
+                element, n, own_buffer,
+            )
+            partner = load_block(
+                context.partners + i * context.partners_stride
+                + j * element_size(partners_element),
+                partners_element, n, partner_buffer,
+            )
+            output = NULL
+            if context.output_kind != OUTPUT_NOTHING:
+                destination = (
+                    context.output + i * context.output_stride + j * element_size(element)
+                )
+                output = output_block(destination, element, output_buffer)
+            part = block_divergence(
+                own, partner, n, own_softness, partner_softness, context.temperature,
+                context.output_scale * row_weight(context, i), output,
+            )
+            if output != NULL:
+                store_block(output, n, destination, element)
+            total_lost += lost(total, part)
+            total += part
+            j += n
+        context.losses[i] = row_weight(context, i) * (total + total_lost)
+
+
 cdef void rows_check_labels(const Context* context, int64_t start, int64_t stop) noexcept nogil:
-    # states[0] = the first row whose label is neither a class nor ignored, or -1;
-    # states[1] = how many rows are not ignored.
+    # totals[0] = the first row whose label is neither a class nor ignored, or -1;
+    # totals[1] = how many rows are not ignored; totals[2] = the sum of their weights.
     cdef int64_t i, label
     cdef double bad = -1.0
     cdef double kept = 0.0
+    cdef double weight = 0.0
+    cdef double weight_lost = 0.0
+    cdef double own
     for i in range(start, stop):
         if is_ignored(context, i):
             continue
         kept += 1.0
         label = context.labels[i]
-        if bad < 0.0 and (label < 0 or label >= context.n_classes):
+        if bad < 0.0 and (label < 0 or label >= context.n_labels):
             bad = <double>i
-    context.states[0] = bad
-    context.states[1] = kept
+        if context.row_weights != NULL or context.class_weights != NULL:
+            own = row_weight(context, i) * class_weight(context, label - context.class_offset)
+            weight_lost += lost(weight, own)
+            weight += own
+    context.totals[0] = bad
+    context.totals[1] = kept
+    context.totals[2] = weight + weight_lost
+    if context.row_weights == NULL and context.class_weights == NULL:
+        context.totals[2] = kept
 
 
 cdef void rows_check_probs(const Context* context, int64_t start, int64_t stop) noexcept nogil:
@@ -658,7 +1139,7 @@ cdef void rows_check_probs(const Context* context, int64_t start, int64_t stop) 
 
 
 cdef void rows_sum(const Context* context, int64_t start, int64_t stop) noexcept nogil:
-    # states[0] = the sum of losses[start:stop], in an order that depends on their number alone:
+    # totals[0] = the sum of losses[start:stop], in an order that depends on their number alone:
     # sixteen interleaved sums over 1024 rows, folded in half, then compensated addition.
     cdef double lanes[16]
     cdef double total = 0.0
@@ -678,7 +1159,7 @@ cdef void rows_sum(const Context* context, int64_t start, int64_t stop) noexcept
         total_lost += lost(total, lanes[0])
         total += lanes[0]
         i += 1024
-    context.states[0] = total + total_lost
+    context.totals[0] = total + total_lost
 
 
 KERNELS = {
@@ -686,7 +1167,10 @@ KERNELS = {
     "lanes_evaluate": <uintptr_t>&lanes_evaluate,
     "segments_reduce": <uintptr_t>&segments_reduce,
     "rows_merge": <uintptr_t>&rows_merge,
+    "rows_finish": <uintptr_t>&rows_finish,
     "segments_write": <uintptr_t>&segments_write,
+    "rows_describe": <uintptr_t>&rows_describe,
+    "rows_diverge": <uintptr_t>&rows_diverge,
     "rows_check_labels": <uintptr_t>&rows_check_labels,
     "rows_check_probs": <uintptr_t>&rows_check_probs,
     "rows_sum": <uintptr_t>&rows_sum,

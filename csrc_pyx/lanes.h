@@ -25,6 +25,13 @@ typedef struct {
   double others[VECTOR_BYTES / sizeof(real)];      /* 1 - exp(m - m)/sum_exp */
 } LaneSums;
 
+/* What smoothing spreads over the classes of each row that are not masked: see BlockSpread. */
+typedef struct {
+  double dot[VECTOR_BYTES / sizeof(real)];
+  double mass[VECTOR_BYTES / sizeof(real)];
+  double count[VECTOR_BYTES / sizeof(real)];
+} LaneSpread;
+
 /* Rows and columns of a square of LANES by LANES reals exchanged. */
 static inline void transpose(vec square[VECTOR_BYTES / sizeof(real)]) {
   const vec_bits lanes = {EXCHANGED_LANES(0)};
@@ -213,26 +220,79 @@ static inline void sum_tile(const Tile *tile, int64_t n_classes, const char *ahe
   }
 }
 
+/* Float64 numbers as a vector of reals. */
+static inline vec vector_from(const double *numbers) {
+  vec vector = broadcast(0);
+  for (int k = 0; k < (int)LANES; k++) vector[k] = (real)numbers[k];
+  return vector;
+}
+
 /* values_j = scale * exp(x_j - m) / factor */
 static inline void softmax_tile(Tile *tile, int64_t n_classes, const LaneReference *reference,
                                 const double *scales) {
   const Table table = make_table();
-  vec scale = broadcast(0);
-  for (int k = 0; k < (int)LANES; k++) scale[k] = (real)scales[k];
+  const vec scale = vector_from(scales);
   for (int64_t j = 0; j < n_classes; j++) {
     real *place = tile->values + j * LANES;
     store(place, scaled(lane_reduce(load(place), reference, &table), scale));
   }
 }
 
+/* w_j * (m - x_j) and w_j summed over the classes that are not masked, in float64. */
+static inline void spread_tile(const Tile *tile, int64_t n_classes, const real *class_weights,
+                               const double *maxima, LaneSpread *spread) {
+  line_sum dots, masses;
+  memset(&dots, 0, sizeof dots);
+  memset(&masses, 0, sizeof masses);
+  vec counts = broadcast(0);
+  const vec m = vector_from(maxima), masked = broadcast((real)-INFINITY);
+  for (int64_t j = 0; j < n_classes; j++) {
+    const vec x = load(tile->values + j * LANES);
+    const vec weight = broadcast(class_weights ? class_weights[j] : 1);
+    line_sum_add(&dots, 0, keep(x != masked, (m - x) * weight));
+    line_sum_add(&masses, 0, keep(x != masked, weight));
+    counts += keep(x != masked, broadcast(1));
+  }
+  for (int c = 0; c < (int)(LANES / WIDE_LANES); c++) {
+    memcpy(spread->dot + c * WIDE_LANES, &dots.lanes[c], sizeof(wide));
+    memcpy(spread->mass + c * WIDE_LANES, &masses.lanes[c], sizeof(wide));
+  }
+  for (int k = 0; k < (int)LANES; k++) spread->count[k] = (double)counts[k];
+}
+
+/* values_j = scale * exp(x_j - m) / factor - spread * w_j, less nothing at a class that is masked */
+static inline void subtract_spread_from_tile(Tile *tile, int64_t n_classes,
+                                             const LaneReference *reference, const double *scales,
+                                             const double *spreads, const real *class_weights) {
+  const Table table = make_table();
+  const vec scale = vector_from(scales), spread = vector_from(spreads);
+  for (int64_t j = 0; j < n_classes; j++) {
+    real *place = tile->values + j * LANES;
+    const vec x = load(place);
+    const vec own = spread * broadcast(class_weights ? class_weights[j] : 1);
+    const vec value = scaled(lane_reduce(x, reference, &table), scale);
+    store(place, value - keep(x != broadcast((real)-INFINITY), own));
+  }
+}
+
+/* values_j = total * p_j * (1 - p_j), with p_j = scale * exp(x_j - m) / factor */
+static inline void hessian_tile(Tile *tile, int64_t n_classes, const LaneReference *reference,
+                                const double *scales, const double *others,
+                                const double *totals) {
+  const Table table = make_table();
+  const vec scale = vector_from(scales), rest = vector_from(others), total = vector_from(totals);
+  for (int64_t j = 0; j < n_classes; j++) {
+    real *place = tile->values + j * LANES;
+    const vec p = scaled(lane_reduce(load(place), reference, &table), scale);
+    const vec most = choose(p > broadcast((real)0.5), rest, broadcast(1) - p);
+    store(place, p * most * total);
+  }
+}
+
 /* values_j = (x_j - m) - log(sum_exp) */
 static inline void log_softmax_tile(Tile *tile, int64_t n_classes, const double *maxima,
                                     const double *logs) {
-  vec m = broadcast(0), log_sum = broadcast(0);
-  for (int k = 0; k < (int)LANES; k++) {
-    m[k] = (real)maxima[k];
-    log_sum[k] = (real)logs[k];
-  }
+  const vec m = vector_from(maxima), log_sum = vector_from(logs);
   for (int64_t j = 0; j < n_classes; j++) {
     real *place = tile->values + j * LANES;
     store(place, (load(place) - m) - log_sum);

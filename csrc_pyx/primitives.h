@@ -71,6 +71,8 @@ static const real COEFFICIENTS[DEGREE + 1] = {
 #define EXACT_DIFFERENCE 1490.0
 #endif
 
+#include "transform.h" /* needs the constants above */
+
 /* 2^(i/s), rounded, and what rounding has left out of it: 2^(i/s) = POWERS[i] * (1 + CORRECTIONS[i]);
  * derived in docs/derive_exponential.py too. */
 #define STEPS (1 << TABLE_BITS)
@@ -207,6 +209,12 @@ static inline vec put_together(Reduced reduced) {
   return multiply_add(reduced.power, reduced.part, reduced.power);
 }
 
+/* The same times 1 + tail, for a tail far below 1. */
+static inline Reduced with_tail(Reduced reduced, vec tail) {
+  reduced.part += multiply_add(tail, reduced.part, tail);
+  return reduced;
+}
+
 static inline vec scaled(Reduced reduced, vec scale) {
   reduced.power = scale * reduced.power;
   return put_together(reduced);
@@ -314,6 +322,8 @@ static inline void store_block(const real *block, int64_t n, char *destination, 
   if (element == OWN_ELEMENT) return;
   if (element == FLOAT16) {
     narrow_float16_block(block, n, (uint16_t *)destination);
+  } else if (element == FLOAT32) {
+    for (int64_t j = 0; j < n; j++) ((float *)destination)[j] = (float)block[j];
   } else {
     uint16_t *halves = (uint16_t *)destination;
     for (int64_t j = 0; j < n; j++) halves[j] = narrow_bfloat16((float)block[j]);
@@ -347,6 +357,13 @@ typedef struct {
   vec group_maxima[BLOCK / GROUP];
   real buffer[BLOCK];
 } Block;
+
+/* What logits that are capped or divided by a temperature have besides: their differences to the
+ * maximum are logits + tails, and slopes are the derivatives of what was done to them. */
+typedef struct {
+  real tails[BLOCK];
+  real slopes[BLOCK];
+} Transformed;
 
 /* Elements j to j + n of a row at `row`, before its maximum is known. `output` is where the row's
  * output goes through the caches, or NULL. */
@@ -391,6 +408,23 @@ static inline void block_maximum(Block *block) {
 static inline void shift_block(Block *block, double shift) {
   for (int64_t j = 0; j < block->n; j++)
     block->buffer[j] = block->logits[j] - (real)shift;
+  block->logits = block->buffer;
+}
+
+/* The transformed logits less that of `maximum`, in the block's own buffer; their tails and slopes. */
+static inline void transform_block(Block *block, double maximum, double temperature, double softcap,
+                                   Transformed *transformed) {
+  const TransformReference reference = transform_relative_to(maximum, temperature, softcap);
+  for (int64_t j = 0; j < block->n; j += LANES) {
+    const int64_t n = block->n - j < LANES ? block->n - j : LANES;
+    const vec x =
+        n == LANES ? load(block->logits + j) : load_partial(block->logits + j, n, (real)maximum);
+    vec slope;
+    const Pair difference = transformed_difference(x, &reference, &slope);
+    store(block->buffer + j, difference.value);
+    store(transformed->tails + j, difference.low);
+    store(transformed->slopes + j, slope);
+  }
   block->logits = block->buffer;
 }
 
@@ -478,6 +512,30 @@ static inline BlockSum block_sum(const Block *block, Reference reference, Block 
   return (BlockSum){(double)count, rest, rest_lost};
 }
 
+/* block_sum of a transformed block, whose maximum is 0. */
+static inline BlockSum block_sum_with_tails(const Block *block, const real *tails,
+                                            Reference reference, Block *next) {
+  const Table table = make_table();
+  line_sum sums;
+  memset(&sums, 0, sizeof sums);
+  int64_t count = 0;
+  for (int64_t j = 0; j < block->n; j += LINE)
+    for (int c = 0; c < COLUMNS && j + c * LANES < block->n; c++) {
+      const int64_t first = j + c * LANES, left = block->n - first;
+      const real *place = block->logits + first;
+      const vec x = left >= LANES ? load(place) : load_partial(place, left, (real)-INFINITY);
+      const vec tail = left >= LANES ? load(tails + first) : load_partial(tails + first, left, 0);
+      const vec term = put_together(with_tail(reduce(x, &reference, &table), tail));
+      line_sum_add(&sums, c, clear_equal(term, x, broadcast(reference.maximum), &count));
+    }
+  block_maximum(next);
+  const LineTotal sum = line_sum_total(&sums);
+  const double rest = sum.total * reference.factor;
+  const double rest_lost =
+      fma(sum.total, reference.factor, -rest) + sum.lost * reference.factor;
+  return (BlockSum){(double)count, rest, rest_lost};
+}
+
 typedef struct {
   double dot;
   double dot_lost;
@@ -501,12 +559,14 @@ static inline void add_to_wide(WideSum *total, wide value, wide lost) {
 
 /* Eight lines of terms t_j * (m - x_j) and of weights t_j added as binary trees, in a column of
  * WIDE_LANES; a class without mass costs nothing whatever its logit. */
-static inline void target_group(const real *logits, const real *targets, wide maximum,
-                                WideSum *dot, WideSum *mass) {
+static inline void target_group(const real *logits, const real *targets,
+                                const real *class_weights, wide maximum, WideSum *dot,
+                                WideSum *mass) {
   wide terms[8], weights[8];
 #pragma GCC unroll 8
   for (int k = 0; k < 8; k++) {
     weights[k] = load_wide(targets + k * LINE);
+    if (class_weights) weights[k] *= load_wide(class_weights + k * LINE);
     const wide term = weights[k] * (maximum - load_wide(logits + k * LINE));
     terms[k] = (wide)((wide_bits)(weights[k] != 0) & (wide_bits)term);
   }
@@ -539,15 +599,17 @@ static inline WideSum fold_wide(const WideSum *columns) {
 }
 
 /* dot: sum of t_j * (m - x_j), where a class without mass costs nothing whatever its logit;
- * mass: sum of t_j. In float64 throughout: both are sums of products of the inputs. */
-static inline BlockTarget block_target(const real *logits, const real *targets, int64_t n,
-                                       double maximum) {
+ * mass: sum of t_j. t_j is a target, times its class's weight if there are weights. In float64
+ * throughout: both are sums of products of the inputs. */
+static inline BlockTarget block_target(const real *logits, const real *targets,
+                                       const real *class_weights, int64_t n, double maximum) {
   real last_logits[8 * 64 / sizeof(real)], last_targets[8 * 64 / sizeof(real)];
+  real last_weights[8 * 64 / sizeof(real)];
   WideSum dots[WIDE_COLUMNS], masses[WIDE_COLUMNS];
   memset(dots, 0, sizeof dots);
   memset(masses, 0, sizeof masses);
   for (int64_t j = 0; j < n; j += GROUP) {
-    const real *x = logits + j, *t = targets + j;
+    const real *x = logits + j, *t = targets + j, *w = class_weights ? class_weights + j : NULL;
     for (int k = 0; k < 8; k++) prefetch((const char *)(t + k * LINE + PREFETCH_DISTANCE));
     if (n - j < GROUP) {
       /* what is missing adds 0 */
@@ -557,13 +619,99 @@ static inline BlockTarget block_target(const real *logits, const real *targets, 
       memcpy(last_targets, t, (size_t)(n - j) * sizeof(real));
       x = last_logits;
       t = last_targets;
+      if (w) {
+        memset(last_weights, 0, sizeof last_weights);
+        memcpy(last_weights, w, (size_t)(n - j) * sizeof(real));
+        w = last_weights;
+      }
     }
     for (int c = 0; c < WIDE_COLUMNS; c++)
-      target_group(x + c * WIDE_LANES, t + c * WIDE_LANES, (wide){0} + maximum, &dots[c],
-                   &masses[c]);
+      target_group(x + c * WIDE_LANES, t + c * WIDE_LANES, w ? w + c * WIDE_LANES : NULL,
+                   (wide){0} + maximum, &dots[c], &masses[c]);
   }
   const WideSum dot = fold_wide(dots), mass = fold_wide(masses);
   return (BlockTarget){dot.sum[0], dot.lost[0], mass.sum[0], mass.lost[0]};
+}
+
+/* What smoothing spreads over the classes that are not masked. */
+typedef struct {
+  double dot; /* sum of w_j * (m - x_j) */
+  double dot_lost;
+  double mass; /* sum of w_j */
+  double mass_lost;
+  double count;
+} BlockSpread;
+
+/* w_j * (m - x_j), the weights being 1 where there are none. What is beyond `n` adds 0. */
+static inline vec spread_line(const real *logits, const real *class_weights, int64_t j, int64_t n,
+                              vec m) {
+  const vec x = n >= LANES ? load(logits + j) : load_partial(logits + j, n, m[0]);
+  if (!class_weights) return m - x;
+  return (m - x) * (n >= LANES ? load(class_weights + j) : load_partial(class_weights + j, n, 0));
+}
+
+/* Eight lines of spread_line added as a binary tree. */
+static inline vec spread_group(const real *logits, const real *class_weights, int64_t j, vec m) {
+  vec pairs[4];
+#pragma GCC unroll 4
+  for (int k = 0; k < 4; k++)
+    pairs[k] = spread_line(logits, class_weights, j + 2 * k * LINE, LANES, m) +
+               spread_line(logits, class_weights, j + (2 * k + 1) * LINE, LANES, m);
+  return (pairs[0] + pairs[1]) + (pairs[2] + pairs[3]);
+}
+
+/* The same where some classes are masked, or m - x_j is too large for a real: in float64, with a
+ * look at each. */
+static inline BlockSpread spread_but_masked(const real *logits, const real *class_weights,
+                                            int64_t n, double maximum) {
+  WideSum dots[WIDE_COLUMNS], masses[WIDE_COLUMNS];
+  real last_logits[64 / sizeof(real)], last_weights[64 / sizeof(real)];
+  double count = 0;
+  memset(dots, 0, sizeof dots);
+  memset(masses, 0, sizeof masses);
+  for (int64_t k = 0; k < (int64_t)(64 / sizeof(real)); k++) last_weights[k] = 1;
+  for (int64_t j = 0; j < n; j += LINE) {
+    const real *x = logits + j, *w = class_weights ? class_weights + j : last_weights;
+    if (n - j < LINE) {
+      for (int64_t k = 0; k < LINE; k++) {
+        last_logits[k] = k < n - j ? x[k] : (real)-INFINITY;
+        last_weights[k] = k < n - j && class_weights ? w[k] : 1;
+      }
+      x = last_logits;
+      w = last_weights;
+    }
+    for (int c = 0; c < WIDE_COLUMNS; c++) {
+      const wide logit = load_wide(x + c * WIDE_LANES);
+      const wide_bits there = logit != (wide){0} - INFINITY;
+      const wide weight = (wide)(there & (wide_bits)load_wide(w + c * WIDE_LANES));
+      const wide term = (wide)(there & (wide_bits)(weight * (maximum - logit)));
+      add_to_wide(&dots[c], term, (wide){0});
+      add_to_wide(&masses[c], weight, (wide){0});
+      for (int k = 0; k < WIDE_LANES; k++) count -= (double)there[k];
+    }
+  }
+  const WideSum dot = fold_wide(dots), mass = fold_wide(masses);
+  return (BlockSpread){dot.sum[0], dot.lost[0], mass.sum[0], mass.lost[0], count};
+}
+
+/* `mass` is the sum of the weights of all n classes. */
+static inline BlockSpread block_spread(const real *logits, const real *class_weights, int64_t n,
+                                       double maximum, double mass) {
+  const vec m = broadcast((real)maximum);
+  line_sum sums;
+  memset(&sums, 0, sizeof sums);
+  int64_t j = 0;
+  for (; j + GROUP <= n; j += GROUP)
+    for (int c = 0; c < COLUMNS; c++)
+      line_sum_add(&sums, c, spread_group(logits, class_weights, j + c * LANES, m));
+  for (; j < n; j += LINE)
+    for (int c = 0; c < COLUMNS && j + c * LANES < n; c++)
+      line_sum_add(&sums, c,
+                   spread_line(logits, class_weights, j + c * LANES, n - j - c * LANES, m));
+  const LineTotal sum = line_sum_total(&sums);
+  if (sum.total - sum.total != 0)
+    return spread_but_masked(logits, class_weights, n, maximum);
+  return (BlockSpread){sum.total, sum.lost, mass, 0, (double)n};
 }
 
 /* Whether all n values are from `lowest` to `highest`; no NaN is. */
@@ -608,14 +756,9 @@ static inline vec load_values(const real *source, int64_t j, int64_t n) {
 
 typedef struct {
   const real *logits;
-  const real *targets;
   Reference reference;
   Table table;
   vec scale;
-  vec target_scale;
-  double mass;
-  double mass_lost;
-  double others;
   int64_t label;
   real label_value;
 } SoftmaxValues;
@@ -639,32 +782,174 @@ static inline void block_softmax(const real *logits, int64_t n, Reference refere
   write_values(output, n, streams, softmax_values, &with);
 }
 
+/* What a block's output is made of besides its softmax. A measure is
+ *     t_j = class_weights_j * (probs_scale * probs_j + spread)
+ * where weights that are NULL are 1, probs that are NULL are 0, and nothing is spread over a class
+ * that is masked. */
+typedef struct {
+  const real *probs;
+  const real *class_weights;
+  double probs_scale;
+  double spread;
+  const real *tails;   /* of a transformed block, or NULL */
+  const real *slopes;
+  double total;        /* what the softmax is multiplied by */
+  double total_lost;
+  double others;       /* 1 - exp(m - m)/sum_exp */
+  double output_scale; /* of everything */
+  int64_t label;       /* where label_value goes; negative for none */
+  double label_value;
+} Measure;
+
+typedef struct {
+  const real *logits;
+  Measure measure;
+  Reference reference;
+  Table table;
+  vec scale;
+  vec probs_scale; /* these two times output_scale */
+  vec spread;
+} MeasureValues;
+
+static inline MeasureValues measure_values_of(const real *logits, const Measure *measure,
+                                              Reference reference, double scale) {
+  return (MeasureValues){logits, *measure, reference, make_table(), broadcast((real)scale),
+                         broadcast((real)(measure->probs_scale * measure->output_scale)),
+                         broadcast((real)(measure->spread * measure->output_scale))};
+}
+
+static inline vec measure_term(const MeasureValues *with, vec x, int64_t j, int64_t n) {
+  const Reduced reduced = reduce(x, &with->reference, &with->table);
+  if (!with->measure.tails) return scaled(reduced, with->scale);
+  return scaled(with_tail(reduced, load_values(with->measure.tails, j, n)), with->scale);
+}
+
+/* One t_j in float64. */
+static inline double measure_at(const Measure *measure, int64_t j, real x) {
+  double t = x == (real)-INFINITY ? 0.0 : measure->spread;
+  if (measure->probs) t += measure->probs_scale * (double)measure->probs[j];
+  return measure->class_weights ? t * (double)measure->class_weights[j] : t;
+}
+
 static inline vec softmax_minus_target_values(const void *closure, int64_t j, int64_t n) {
-  const SoftmaxValues *with = (const SoftmaxValues *)closure;
-  const vec x = load_values(with->logits, j, n), t = load_values(with->targets, j, n);
-  vec value =
-      scaled(reduce(x, &with->reference, &with->table), with->scale) - t * with->target_scale;
+  const MeasureValues *with = (const MeasureValues *)closure;
+  const Measure *measure = &with->measure;
+  const vec x = load_values(with->logits, j, n);
+  vec t = keep(x != broadcast((real)-INFINITY), with->spread);
+  if (measure->probs)
+    t = multiply_add(load_values(measure->probs, j, n), with->probs_scale, t);
+  if (measure->class_weights) t *= load_values(measure->class_weights, j, n);
+  vec value = measure_term(with, x, j, n) - t;
   const real m = with->reference.maximum;
-  if (with->others < 0.5 && any_equal(x, broadcast(m)))
+  if (measure->others < 0.5 && any_equal(x, broadcast(m)))
     for (int64_t k = 0; k < n; k++)
       if (x[k] == m)
-        value[k] = (real)((double)with->target_scale[0] *
-                          (((with->mass - (double)t[k]) + with->mass_lost) -
-                           with->mass * with->others));
+        value[k] = (real)(measure->output_scale *
+                          (((measure->total - measure_at(measure, j + k, m)) +
+                            measure->total_lost) -
+                           measure->total * measure->others));
+  if ((uint64_t)(measure->label - j) < (uint64_t)n)
+    value = replace_lane(value, measure->label - j, (real)measure->label_value);
+  if (measure->slopes) value *= load_values(measure->slopes, j, n);
   return value;
 }
 
-/* output_j = scale * exp(x_j - m) / factor - target_scale * t_j, except at a logit x_j = m that has
- * more than half of the softmax: there A*p_j - t_j = (A - t_j) - A*(sum_exp - 1)/sum_exp, which
- * keeps its digits as p_j comes close to 1 (A is the mass of t, `others` is 1 - p_j). */
-static inline void block_softmax_minus_target(const real *logits, const real *targets, int64_t n,
-                                              Reference reference, double scale,
-                                              double target_scale, double mass,
-                                              double mass_lost, double others, real *output,
-                                              int streams) {
-  const SoftmaxValues with = {logits, targets, reference, make_table(), broadcast((real)scale),
-                              broadcast((real)target_scale), mass, mass_lost, others, -1, 0};
+/* output_j = scale * exp(x_j - m) / factor - output_scale * t_j, except at a logit x_j = m that has
+ * more than half of the softmax: there B*p_j - t_j = (B - t_j) - B*(sum_exp - 1)/sum_exp, which
+ * keeps its digits as p_j comes close to 1 (B is `total`, `others` is 1 - p_j); and at the label. */
+static inline void block_softmax_minus_target(const real *logits, int64_t n,
+                                              const Measure *measure, Reference reference,
+                                              double scale, real *output, int streams) {
+  const MeasureValues with = measure_values_of(logits, measure, reference, scale);
   write_values(output, n, streams, softmax_minus_target_values, &with);
+}
+
+static inline vec hessian_values(const void *closure, int64_t j, int64_t n) {
+  const MeasureValues *with = (const MeasureValues *)closure;
+  const vec p = measure_term(with, load_values(with->logits, j, n), j, n);
+  const vec_bits most = p > broadcast((real)0.5);
+  const vec rest = choose(most, broadcast((real)with->measure.others), broadcast(1) - p);
+  return p * rest * broadcast((real)(with->measure.total * with->measure.output_scale));
+}
+
+/* output_j = output_scale * total * p_j * (1 - p_j), with p_j = scale * exp(x_j - m) / factor */
+static inline void block_hessian(const real *logits, int64_t n, const Measure *measure,
+                                 Reference reference, double scale, real *output, int streams) {
+  const MeasureValues with = measure_values_of(logits, measure, reference, scale);
+  write_values(output, n, streams, hessian_values, &with);
+}
+
+typedef struct {
+  MeasureValues measured;
+  const real *vectors;
+  vec mean;
+} ProductValues;
+
+static inline vec hessian_product_values(const void *closure, int64_t j, int64_t n) {
+  const ProductValues *with = (const ProductValues *)closure;
+  const vec p = measure_term(&with->measured, load_values(with->measured.logits, j, n), j, n);
+  return p * (load_values(with->vectors, j, n) - with->mean);
+}
+
+/* output_j = scale * exp(x_j - m) / factor * (v_j - mean) */
+static inline void block_hessian_product(const real *logits, const real *vectors, int64_t n,
+                                         const Measure *measure, Reference reference, double scale,
+                                         double mean, real *output, int streams) {
+  const ProductValues with = {measure_values_of(logits, measure, reference, scale), vectors,
+                              broadcast((real)mean)};
+  write_values(output, n, streams, hessian_product_values, &with);
+}
+
+/* The sum of exp(x_j - m) / factor * v_j, with v_j = m - x_j where there are no vectors. A class
+ * without probability adds nothing. */
+static inline double block_expectation(const real *logits, const real *tails, const real *vectors,
+                                       int64_t n, Reference reference) {
+  const Table table = make_table();
+  const vec m = broadcast(reference.maximum);
+  line_sum sums;
+  memset(&sums, 0, sizeof sums);
+  for (int64_t j = 0; j < n; j += LINE)
+    for (int c = 0; c < COLUMNS && j + c * LANES < n; c++) {
+      const int64_t first = j + c * LANES, count = n - first < LANES ? n - first : LANES;
+      const vec x = count == LANES ? load(logits + first)
+                                   : load_partial(logits + first, count, (real)-INFINITY);
+      Reduced reduced = reduce(x, &reference, &table);
+      if (tails) reduced = with_tail(reduced, load_values(tails, first, count));
+      const vec v = vectors ? load_values(vectors, first, count) : m - x;
+      const vec term = put_together(reduced);
+      line_sum_add(&sums, c, keep(term != broadcast(0), term * v));
+    }
+  const LineTotal sum = line_sum_total(&sums);
+  return (sum.total + sum.lost) * reference.factor;
+}
+
+typedef struct {
+  const real *logits;
+  Measure measure;
+  vec maximum;
+  vec log_sum_exp;
+  vec scale;
+} LabelGradientValues;
+
+static inline vec label_gradient_values(const void *closure, int64_t j, int64_t n) {
+  const LabelGradientValues *with = (const LabelGradientValues *)closure;
+  const vec x = load_values(with->logits, j, n);
+  vec value = ((with->maximum - x) + with->log_sum_exp) * with->scale;
+  if (with->measure.class_weights) value *= load_values(with->measure.class_weights, j, n);
+  const vec_bits masked = x == broadcast((real)-INFINITY);
+  const vec_bits none = load_values(with->measure.probs, j, n) == broadcast(0);
+  return keep(~(masked & none), value);
+}
+
+/* output_j = output_scale * probs_scale * class_weights_j * ((m - x_j) + log(sum_exp)), the gradient
+ * with respect to a probability; 0 at a masked class without mass. */
+static inline void block_label_gradient(const real *logits, int64_t n, const Measure *measure,
+                                        double maximum, double log_sum_exp, real *output,
+                                        int streams) {
+  const LabelGradientValues with = {
+      logits, *measure, broadcast((real)maximum), broadcast((real)log_sum_exp),
+      broadcast((real)(measure->output_scale * measure->probs_scale))};
+  write_values(output, n, streams, label_gradient_values, &with);
 }
 
 typedef struct {
@@ -683,6 +968,114 @@ static inline void block_log_softmax(const real *logits, int64_t n, double maxim
                                      double log_sum_exp, real *output, int streams) {
   const LogSoftmaxValues with = {logits, broadcast((real)maximum), broadcast((real)log_sum_exp)};
   write_values(output, n, streams, log_softmax_values, &with);
+}
+
+/* The first of n values that equals `value`, or -1. */
+static inline int64_t first_equal(const real *values, int64_t n, double value) {
+  const vec wanted = broadcast((real)value);
+  for (int64_t j = 0; j < n; j += LANES) {
+    const int64_t count = n - j < LANES ? n - j : LANES;
+    const vec x = count == LANES ? load(values + j) : load_partial(values + j, count, (real)NAN);
+    if (any_equal(x, wanted))
+      for (int64_t k = 0; k < count; k++)
+        if (values[j + k] == (real)value) return j + k;
+  }
+  return -1;
+}
+
+/* ---- divergence of two rows ------------------------------------------------------------------- */
+
+/* A row of logits divided by a temperature: its maximum, before that; log(sum_exp) and 1/sum_exp. */
+typedef struct {
+  double maximum;
+  double log_sum;
+  double scale;
+} Softness;
+
+/* exp(d), for d <= 0 relative to which all is */
+static inline vec plain_term(vec d, const Reference *reference, const Table *table) {
+  return put_together(reduce(d, reference, table)) * broadcast((real)reference->factor);
+}
+
+static inline Softness row_softness(const char *row, int64_t element, int64_t n_classes,
+                                    double temperature, real *buffer) {
+  const Reference reference = reference_at(0);
+  const Table table = make_table();
+  const vec divisor = broadcast((real)temperature);
+  vec largest = broadcast((real)-INFINITY);
+  for (int64_t j = 0; j < n_classes; j += BLOCK) {
+    const int64_t n = n_classes - j < BLOCK ? n_classes - j : BLOCK;
+    const real *x = load_block(row + j * element_size(element), element, n, buffer);
+    int64_t k = 0;
+    for (; k + LANES <= n; k += LANES) largest = maximum(load(x + k), largest);
+    if (k < n) largest = maximum(load_partial(x + k, n - k, (real)-INFINITY), largest);
+  }
+  const double m = (double)fold_maximum(largest);
+  const vec top = broadcast((real)m);
+  line_sum sums;
+  memset(&sums, 0, sizeof sums);
+  int64_t count = 0;
+  for (int64_t j = 0; j < n_classes; j += BLOCK) {
+    const int64_t n = n_classes - j < BLOCK ? n_classes - j : BLOCK;
+    const real *row_block = load_block(row + j * element_size(element), element, n, buffer);
+    for (int64_t k = 0; k < n; k += LINE)
+      for (int c = 0; c < COLUMNS && k + c * LANES < n; c++) {
+        const int64_t first = k + c * LANES, left = n - first;
+        const vec x = left >= LANES ? load(row_block + first)
+                                    : load_partial(row_block + first, left, (real)-INFINITY);
+        const vec term = plain_term((x - top) / divisor, &reference, &table);
+        line_sum_add(&sums, c, clear_equal(term, x, top, &count));
+      }
+  }
+  const LineTotal sum = line_sum_total(&sums);
+  const double above = (sum.total + sum.lost) + ((double)count - 1);
+  /* a row without a finite maximum has no count, and no softmax */
+  const double y = above >= 0 ? above : (double)NAN;
+  return (Softness){m, log1p(y), 1 / (1 + y)};
+}
+
+/* The sum of q_j * (exp(-d_j) - 1 + d_j), with p and q the softmax of logits and partners and
+ * d_j = log q_j - log p_j; where d_j is small from its series. Where there is an output,
+ * output_j = output_scale * (p_j - q_j) / temperature. */
+static inline double block_divergence(const real *logits, const real *partners, int64_t n,
+                                      Softness own, Softness partner, double temperature,
+                                      double output_scale, real *output) {
+  const Reference reference = reference_at(0);
+  const Table table = make_table();
+  const vec divisor = broadcast((real)temperature), none = broadcast(0);
+  const vec scale = broadcast((real)(output_scale / temperature));
+  line_sum sums;
+  memset(&sums, 0, sizeof sums);
+  for (int64_t j = 0; j < n; j += LINE)
+    for (int c = 0; c < COLUMNS && j + c * LANES < n; c++) {
+      const int64_t first = j + c * LANES, count = n - first < LANES ? n - first : LANES;
+      const vec x = count == LANES ? load(logits + first)
+                                   : load_partial(logits + first, count, (real)-INFINITY);
+      const vec u = count == LANES ? load(partners + first)
+                                   : load_partial(partners + first, count, (real)-INFINITY);
+      const vec below = (x - broadcast((real)own.maximum)) / divisor;
+      const vec partner_below = (u - broadcast((real)partner.maximum)) / divisor;
+      const vec p = plain_term(below, &reference, &table) * broadcast((real)own.scale);
+      const vec q = plain_term(partner_below, &reference, &table) * broadcast((real)partner.scale);
+      const vec d = (partner_below - below) + broadcast((real)(own.log_sum - partner.log_sum));
+      vec series = broadcast((real)(1.0 / FACTORIALS[LAST_POWER]));
+#pragma GCC unroll 16
+      for (int k = LAST_POWER - 1; k > 1; k--)
+        series = multiply_add(series, -d, broadcast((real)(1.0 / FACTORIALS[k])));
+      const vec curve = d * d * series; /* exp(-d) - 1 + d */
+      const vec_bits near = magnitude(d) < broadcast((real)0.5);
+      const vec far_term = (p - q) + keep(q != none, q * d);
+      line_sum_add(&sums, c, choose(near, q * curve, far_term));
+      if (output) {
+        const vec value = choose(near, q * (curve - d), p - q) * scale;
+        if (count == LANES)
+          store(output + first, value);
+        else
+          store_partial(output + first, value, count);
+      }
+    }
+  const LineTotal sum = line_sum_total(&sums);
+  return sum.total + sum.lost;
 }
 
 #endif

@@ -21,6 +21,35 @@ cdef extern from "primitives.h" nogil:
         double count
         double rest
         double rest_lost
+    ctypedef struct Transformed:
+        real* tails
+        real* slopes
+    ctypedef struct Gap:
+        double value
+        double low
+    ctypedef struct BlockSpread:
+        double dot
+        double dot_lost
+        double mass
+        double mass_lost
+        double count
+    ctypedef struct Measure:
+        const real* probs
+        const real* class_weights
+        double probs_scale
+        double spread
+        const real* tails
+        const real* slopes
+        double total
+        double total_lost
+        double others
+        double output_scale
+        int64_t label
+        double label_value
+    ctypedef struct Softness:
+        double maximum
+        double log_sum
+        double scale
     ctypedef struct BlockTarget:
         double dot
         double dot_lost
@@ -41,15 +70,42 @@ cdef extern from "primitives.h" nogil:
     void block_maximum(Block* block)
     void shift_block(Block* block, double shift)
     BlockSum block_sum(const Block* block, Reference reference, Block* next)
-    BlockTarget block_target(const real* logits, const real* targets, int64_t n, double maximum)
+    void transform_block(
+        Block* block, double maximum, double temperature, double softcap, Transformed* transformed)
+    Gap transformed_gap(double x, double m, double temperature, double softcap)
+    double transformed_value(double x, double temperature, double softcap)
+    BlockSum block_sum_with_tails(
+        const Block* block, const real* tails, Reference reference, Block* next)
+    BlockTarget block_target(
+        const real* logits, const real* targets, const real* class_weights, int64_t n,
+        double maximum)
+    BlockSpread block_spread(
+        const real* logits, const real* class_weights, int64_t n, double maximum, double mass)
+    double block_expectation(
+        const real* logits, const real* tails, const real* vectors, int64_t n,
+        Reference reference)
+    int64_t first_equal(const real* values, int64_t n, double value)
+    Softness row_softness(
+        const char* row, int64_t element, int64_t n_classes, double temperature, real* buffer)
+    double block_divergence(
+        const real* logits, const real* partners, int64_t n, Softness own, Softness partner,
+        double temperature, double output_scale, real* output)
     bint block_is_within(const real* values, int64_t n, double lowest, double highest)
     void block_softmax(
         const real* logits, int64_t n, Reference reference, double scale, int64_t label,
         double label_value, real* output, bint streams)
     void block_softmax_minus_target(
-        const real* logits, const real* targets, int64_t n, Reference reference, double scale,
-        double target_scale, double mass, double mass_lost, double others, real* output,
-        bint streams)
+        const real* logits, int64_t n, const Measure* measure, Reference reference, double scale,
+        real* output, bint streams)
+    void block_hessian(
+        const real* logits, int64_t n, const Measure* measure, Reference reference, double scale,
+        real* output, bint streams)
+    void block_hessian_product(
+        const real* logits, const real* vectors, int64_t n, const Measure* measure,
+        Reference reference, double scale, double mean, real* output, bint streams)
+    void block_label_gradient(
+        const real* logits, int64_t n, const Measure* measure, double maximum, double log_sum_exp,
+        real* output, bint streams)
     void block_log_softmax(
         const real* logits, int64_t n, double maximum, double log_sum_exp, real* output,
         bint streams)
@@ -65,6 +121,10 @@ cdef extern from "lanes.h" nogil:
         double* log_sum_exp
         double* scale
         double* others
+    ctypedef struct LaneSpread:
+        double* dot
+        double* mass
+        double* count
     ctypedef struct LaneReference:
         pass
     int64_t LANES
@@ -81,5 +141,14 @@ cdef extern from "lanes.h" nogil:
         const char* output, int64_t output_stride, LaneSums* sums, LaneReference* reference)
     void softmax_tile(
         Tile* tile, int64_t n_classes, const LaneReference* reference, const double* scales)
+    void spread_tile(
+        const Tile* tile, int64_t n_classes, const real* class_weights, const double* maxima,
+        LaneSpread* spread)
+    void subtract_spread_from_tile(
+        Tile* tile, int64_t n_classes, const LaneReference* reference, const double* scales,
+        const double* spreads, const real* class_weights)
+    void hessian_tile(
+        Tile* tile, int64_t n_classes, const LaneReference* reference, const double* scales,
+        const double* others, const double* totals)
     void log_softmax_tile(
         Tile* tile, int64_t n_classes, const double* maxima, const double* logs)

@@ -231,8 +231,48 @@ static inline vec multiply_add(vec a, vec b, vec c) {
 #endif
 }
 
+static inline vec magnitude(vec x) { return maximum(x, -x); }
+
+/* Two vectors whose exact sum is meant; `low` is far below `value`. */
+typedef struct {
+  vec value;
+  vec low;
+} Pair;
+
 /* Lanes of `value` where `mask` is set, 0 elsewhere. */
 static inline vec keep(vec_bits mask, vec value) { return (vec)(mask & (vec_bits)value); }
+
+/* a + b exactly (Knuth); nothing is lost of a sum that is not finite. */
+static inline Pair exact_sum(vec a, vec b) {
+  const vec total = a + b, part = total - a;
+  const vec error = (a - (total - part)) + (b - part);
+  return (Pair){total, keep(total - total == broadcast(0), error)};
+}
+
+/* a * b exactly, unless what is lost is below the normal range. */
+static inline Pair exact_product(vec a, vec b) {
+  const vec product = a * b;
+#if defined(__FMA__) || defined(__AVX512F__) || defined(__aarch64__)
+  const vec error = multiply_add(a, b, -product);
+#else
+  /* halves of a and b (Veltkamp), whose products are exact (Dekker) */
+  const vec splitter = broadcast((real)((FASTXENT_REAL_BITS == 32 ? 1 << 12 : 1 << 27) + 1));
+  const vec a_high = a * splitter - (a * splitter - a), a_low = a - a_high;
+  const vec b_high = b * splitter - (b * splitter - b), b_low = b - b_high;
+  const vec error =
+      ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low;
+#endif
+  return (Pair){product, keep(error - error == broadcast(0), error)};
+}
+
+/* a / b to twice the digits. */
+static inline Pair divide_pairs(Pair a, Pair b) {
+  const vec quotient = a.value / b.value;
+  const Pair product = exact_product(quotient, b.value);
+  const vec remainder = ((a.value - product.value) - product.low) + (a.low - quotient * b.low);
+  const vec low = remainder / b.value;
+  return (Pair){quotient, keep(low - low == broadcast(0), low)};
+}
 
 /* `value` where x differs from y (or either is NaN) and 0 where they are equal; adds the number
  * of equal lanes to `count`. */

@@ -27,14 +27,16 @@ TARGET_PROBS: Final = 2
 OUTPUT_NOTHING: Final = 0
 OUTPUT_GRADIENT: Final = 1
 OUTPUT_LOG_SOFTMAX: Final = 2
+OUTPUT_HESSIAN: Final = 3  # its diagonal
+OUTPUT_LABEL_GRADIENT: Final = 4  # with respect to probabilities
+OUTPUT_HESSIAN_PRODUCT: Final = 5  # with a vector for every row
 
 # Sums start afresh every SEGMENT classes, so that a long row split over threads is added in the
 # same order as one that is not.
 SEGMENT: Final = 16384
 
 # The numbers that a segment leaves behind, for the row's other segments to be merged with.
-STATE_SIZE: Final = 8
-
+STATE_SIZE: Final = 16
 
 # A larger output goes past the caches: it would drive out all that is in them.
 STREAM_BYTES: Final = 33554432
@@ -84,11 +86,26 @@ class Context(NamedTuple):
     logits_element: int = FLOAT32
     target: int = TARGET_NOTHING
     labels: int = 0
+    class_offset: int = 0
+    n_labels: int = 0
     has_ignore_index: int = 0
     ignore_index: int = 0
     probs: int = 0
     probs_stride: int = 0
     probs_element: int = FLOAT32
+    class_weights: int = 0
+    class_masses: int = 0
+    row_weights: int = 0
+    label_scale: float = 1.0
+    smoothing: float = 0.0
+    z_loss: float = 0.0
+    temperature: float = 1.0
+    softcap: float = 0.0
+    transforms: int = 0
+    hess_factor: float = 1.0
+    partners: int = 0
+    partners_stride: int = 0
+    partners_element: int = FLOAT32
     output_kind: int = OUTPUT_NOTHING
     output: int = 0
     output_stride: int = 0
@@ -98,13 +115,17 @@ class Context(NamedTuple):
     output_streams: int = 0
     losses: int = 0
     states: int = 0
+    totals: int = 0
 
     def pack(self) -> bytes:
         return _LAYOUT.pack(*self)
 
 
 # (name, struct code) of every field; the codes stand for int64 and float64.
-FIELDS: Final = tuple((name, "d" if name == "output_scale" else "q") for name in Context._fields)
+FIELDS: Final = tuple(
+    (name, "d" if type(Context._field_defaults.get(name)) is float else "q")
+    for name in Context._fields
+)
 _LAYOUT: Final = struct.Struct("=" + "".join(code for _, code in FIELDS))
 CONTEXT_SIZE: Final = _LAYOUT.size
 CONTEXT_DTYPE: Final = np.dtype(
