@@ -36,6 +36,10 @@ cdef enum:
     LAYOUT_PLANES = 2
 
 cdef enum:
+    BLOCK = 1024
+    EMPTY = -2
+
+cdef enum:
     ROWS = 0
     SEGMENTS = 1
     ROWS_AT_ONCE = 2
@@ -157,6 +161,7 @@ cdef bint set_logits(
     context.segment = SEGMENT
     context.n_segments = (context.n_classes - 1) // SEGMENT + 1
     context.n_inner = 1
+    context.n_labels = context.n_classes
     if layout == LAYOUT_LANES:
         context.n_inner = logits.size // context.n_classes
     elif layout == LAYOUT_PLANES and logits.ndim == 3:
@@ -240,6 +245,78 @@ cdef bint set_output(
     return np.PyArray_ISWRITEABLE(<np.ndarray>output)
 
 
+cdef bint are_doubles(object array, int64_t size) noexcept:
+    # Whether it is a float64 array of this size, element after element.
+    return (
+        holds(array, FLOAT64)
+        and np.PyArray_IS_C_CONTIGUOUS(<np.ndarray>array)
+        and (<np.ndarray>array).size == size
+    )
+
+
+cdef bint set_class_weights(Context* context, object weights, object masses) noexcept:
+    if weights is None:
+        return masses is None
+    if not (
+        holds(weights, FLOAT64 if context.logits_element == FLOAT64 else FLOAT32)
+        and np.PyArray_IS_C_CONTIGUOUS(<np.ndarray>weights)
+        and (<np.ndarray>weights).size == context.n_classes
+        and are_doubles(masses, (context.n_classes - 1) // BLOCK + 1)
+    ):
+        return False
+    context.class_weights = (<np.ndarray>weights).data
+    context.class_masses = <const double*>(<np.ndarray>masses).data
+    return True
+
+
+cdef bint set_states(Context* context, object states, int64_t n_rows) noexcept:
+    cdef np.ndarray array
+    if states is None:
+        return True
+    if not holds(states, FLOAT64):
+        return False
+    array = <np.ndarray>states
+    if (
+        array.ndim != 3 or array.shape[0] != n_rows or array.shape[1] < 1
+        or array.shape[2] != STATE_SIZE or not np.PyArray_IS_C_CONTIGUOUS(array)
+        or not np.PyArray_ISWRITEABLE(array)
+    ):
+        return False
+    context.states = <double*>array.data
+    return True
+
+
+cdef int set_options(
+    Context* context, int64_t layout, object options, np.ndarray logits, int64_t n_rows
+) except -1:
+    # 1 where they are as the kernels take them, else 0.
+    cdef int64_t partners_element
+    if not isinstance(options, tuple) or PyTuple_GET_SIZE(options) != 17:
+        raise TypeError("options must be Options")
+    (
+        class_weights, class_masses, row_weights, context.label_scale, context.smoothing,
+        context.z_loss, context.temperature, context.softcap, context.hess_factor,
+        context.class_offset, n_labels, partners, partners_element, states, _, _, _,
+    ) = <tuple>options
+    context.transforms = context.temperature != 1.0 or context.softcap != 0.0
+    if n_labels != 0:
+        context.n_labels = n_labels
+    if not set_class_weights(context, class_weights, class_masses):
+        return 0
+    if row_weights is not None:
+        if not are_doubles(row_weights, n_rows):
+            return 0
+        context.row_weights = <const double*>(<np.ndarray>row_weights).data
+    if partners is not None:
+        context.partners_element = partners_element
+        if layout != LAYOUT_ROWS or not find_rows(
+            partners, partners_element, logits, <char**>&context.partners,
+            &context.partners_stride,
+        ):
+            return 0
+    return set_states(context, states, n_rows)
+
+
 cdef bint has_room(object losses, int64_t n_rows) noexcept:
     # Whether a loss for every row fits, in float64 or float32.
     return (
@@ -285,15 +362,16 @@ cdef void narrow(const double* losses, int64_t n, float* narrowed) noexcept nogi
 
 def evaluate(
     program, logits, target, ignore_index, losses, output, int64_t output_kind, bint mean,
-    int64_t chunk, int n_threads,
+    int64_t chunk, int n_threads, options=None,
 ):
     """Run a program; fastxent/backends/python_driver.py has the same in Python."""
     cdef Context context
     cdef int64_t n_rows, n_own, extent, layout, bad = -1
-    cdef int64_t n_states = STATE_SIZE
-    cdef double kept
+    cdef int64_t n_states = 0
+    cdef double denominator, given_denominator = -1.0
+    cdef double totals[4]
     cdef double* scratch
-    cdef bint held, narrows
+    cdef bint held, narrows, weighs = False, refuses_empty = False
     if not isinstance(program, tuple) or PyTuple_GET_SIZE(program) != 7:
         raise TypeError("program must be a Program")
     # a named tuple: without the cast it would be gone through like any iterable, 0.1 us
@@ -301,6 +379,10 @@ def evaluate(
     if chunk < 1 or n_threads < 1:
         raise ValueError("chunk and n_threads must be at least 1")
     memset(&context, 0, sizeof(Context))
+    context.label_scale = 1.0
+    context.temperature = 1.0
+    context.hess_factor = 1.0
+    context.totals = totals
     if not (
         np.PyArray_CheckExact(logits)
         and set_logits(&context, layout, logits, logits_element)
@@ -311,37 +393,58 @@ def evaluate(
     n_rows = (<np.ndarray>logits).size // context.n_classes
     if losses is not None and not has_room(losses, n_rows):
         return None
+    if options is not None:
+        if not set_options(&context, layout, options, logits, n_rows):
+            return None
+        given_denominator, weighs, refuses_empty = (<tuple>options)[14:]
     if n_rows * context.n_segments > MOST_ITEMS // (16 * STATE_SIZE):
         raise MemoryError
     for _, extent in steps:
-        if extent == SEGMENTS:
+        if extent == SEGMENTS and context.states == NULL:
             if context.n_segments == 1:
                 return None
             n_states = STATE_SIZE * n_rows * context.n_segments
+        elif extent == SEGMENTS:
+            if (<np.ndarray>options[13]).shape[1] != context.n_segments:
+                return None
+    if context.states != NULL:
+        context.n_segments = (<np.ndarray>options[13]).shape[1]
     if n_rows == 0:
-        return -1, 0, 0.0
+        denominator = max(given_denominator, 0.0)
+        if mean and refuses_empty and denominator == 0.0:
+            return EMPTY, 0.0, 0.0
+        return -1, denominator, 0.0
     narrows = losses is not None and holds(losses, FLOAT32)
     n_own = n_rows if losses is None or narrows else 0
     scratch = <double*>PyMem_Malloc(sizeof(double) * (n_states + n_own))
     if scratch == NULL:
         raise MemoryError
     try:
-        context.states = scratch
+        if context.states == NULL:
+            context.states = scratch
         context.losses = scratch + n_states if n_own else <double*>(<np.ndarray>losses).data
         held = n_threads == 1 and n_rows * (WORK_OF_A_ROW + context.n_classes) < HELD_WORK
-        kept = <double>n_rows
-        if context.target == TARGET_LABELS:
+        denominator = <double>n_rows
+        if check == 0:
+            pass
+        elif context.target == TARGET_LABELS:
             run(check, &context, n_rows, n_rows, 1, held)
-            bad = <int64_t>context.states[0]
-            kept = context.states[1]
+            bad = <int64_t>totals[0]
+            denominator = totals[2] if weighs else totals[1]
         elif context.target == TARGET_PROBS:
             context.output_scale = largest
             run(check, &context, n_rows, chunk, n_threads, held)
             bad = first_nan(context.losses, n_rows)
         if bad >= 0:
-            return bad, 0, 0.0
-        context.output_scale = 1.0 / kept if mean else 1.0
-        context.states[0] = 0.0
+            return bad, 0.0, 0.0
+        if given_denominator >= 0.0:
+            denominator = given_denominator
+        context.output_scale = 1.0
+        if mean:
+            if denominator == 0.0 and refuses_empty:
+                return EMPTY, 0.0, 0.0
+            context.output_scale = 1.0 / denominator if denominator != 0.0 else 0.0
+        totals[0] = 0.0
         for kernel, extent in steps:
             if extent == ROWS:
                 run(kernel, &context, n_rows, chunk, n_threads, held)
@@ -351,7 +454,7 @@ def evaluate(
                 run(kernel, &context, n_rows, n_rows, 1, held)
         if narrows:
             narrow(context.losses, n_rows, <float*>(<np.ndarray>losses).data)
-        return -1, <int64_t>kept, context.states[0]
+        return -1, denominator, totals[0]
     finally:
         PyMem_Free(scratch)
 

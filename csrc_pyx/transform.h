@@ -98,7 +98,10 @@ static inline Pair cap_logits(vec x, Pair cap, vec *slope) {
   const Pair tangent = divide_pairs(below, above);
   Pair capped = exact_product(cap.value, tangent.value);
   capped.low += cap.value * tangent.low + cap.low * tangent.value;
-  *slope = 4 * q.value / (above.value * above.value);
+  Pair square = exact_product(above.value, above.value);
+  square.low += 2 * above.value * above.low;
+  const Pair quotient = divide_pairs((Pair){4 * q.value, 4 * q.low}, square);
+  *slope = quotient.value + quotient.low;
   const vec_bits negative = x < broadcast(0);
   return (Pair){choose(negative, -capped.value, capped.value),
                 choose(negative, -capped.low, capped.low)};
@@ -121,7 +124,7 @@ static inline TransformReference transform_relative_to(double maximum, double te
   return reference;
 }
 
-/* y(x) - y(m), and y'(x) T. */
+/* y(x) - y(m), and y'(x) T, which is 1 at a class that is masked. */
 static inline Pair transformed_difference(vec x, const TransformReference *reference, vec *slope) {
   const vec none = broadcast(0);
   Pair difference;
@@ -142,6 +145,7 @@ static inline Pair transformed_difference(vec x, const TransformReference *refer
   const vec_bits masked = x == broadcast((real)-INFINITY);
   difference.value = choose(masked, x, difference.value + (x - x));
   difference.low = choose(masked, none, difference.low);
+  *slope = choose(masked, broadcast(1), *slope);
   return difference;
 }
 

@@ -16,22 +16,37 @@ from ._threads import get_num_threads, set_num_threads, threads
 from ._warmup import warmup
 from .backends import available_backends, get_backend, set_backend
 from .config import show_config
+from .divergence import kl_divergence_with_logits, kl_divergence_with_logits_and_grad
 from .losses import (
     cross_entropy,
     cross_entropy_with_grad,
     softmax_cross_entropy_with_logits,
     sparse_softmax_cross_entropy_with_logits,
 )
+from .partial import PartialState, finish, finish_grad, merge, partial
+from .second_order import cross_entropy_grad_hess, cross_entropy_hvp
 from .softmax import log_softmax, logsumexp, softmax
+from .statistics import RowStats, row_stats
 
 __all__ = [
+    "PartialState",
+    "RowStats",
     "available_backends",
     "cross_entropy",
+    "cross_entropy_grad_hess",
+    "cross_entropy_hvp",
     "cross_entropy_with_grad",
+    "finish",
+    "finish_grad",
     "get_backend",
     "get_num_threads",
+    "kl_divergence_with_logits",
+    "kl_divergence_with_logits_and_grad",
     "log_softmax",
     "logsumexp",
+    "merge",
+    "partial",
+    "row_stats",
     "set_backend",
     "set_num_threads",
     "show_config",

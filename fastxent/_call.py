@@ -8,11 +8,12 @@ import numpy as np
 from numpy import ndarray
 
 from . import backends
-from ._plan import make_plan
+from ._options import Asked, make_options
+from ._plan import Plan, make_plan
 from ._reduce import reduced, result_dtype
 from ._targets import as_labels, bad_row, make_target
 from ._validation import Array, Destination, as_planes, as_rows, check_out, logits_array
-from .backends.context import OUTPUT_NOTHING
+from .backends.context import OUTPUT_NOTHING, Options
 
 NO_LABELS: Final = object()
 _LAST: Final = -1
@@ -29,6 +30,7 @@ def call(
     reduction: str | None = None,
     output_kind: int = OUTPUT_NOTHING,
     out: Array | None = None,
+    asked: Asked | None = None,
 ) -> tuple[Any, Any]:
     """Losses, reduced, and an output of logits' shape.
 
@@ -39,7 +41,8 @@ def call(
     # thirds of what a small call costs, so it is tried on them first: the driver looks at them in
     # any case, and leaves alone what it does not take or what is wrong.
     if (
-        axis is _LAST  # what only equals it may be a float
+        asked is None
+        and axis is _LAST  # what only equals it may be a float
         and type(logits) is ndarray
         and (type(labels) is ndarray or labels is NO_LABELS)
         and logits.size
@@ -61,34 +64,105 @@ def call(
                 return reduced(losses, answer, reduction), output
 
     output = None  # frees what was made for it above
-    array, class_axis = logits_array(logits, axis)
-    labels_array = None if labels is NO_LABELS else as_labels(labels)
-    n_classes = array.shape[class_axis]
-    plan = make_plan(array.size // n_classes, n_classes, backend, n_threads)
-    if out is not None:
-        check_out(out, array, labels_array)
-    target, ignored = None, None
-    if labels_array is not None:
-        target, ignored = make_target(labels_array, array, class_axis, ignore_index)
-    has_probs = target is not None and target.dtype.kind != "i"
-    planes = None
-    if backends.takes_planes(array.dtype, n_classes, has_probs):
-        planes = as_planes(array, class_axis)
-    rows = as_rows(array, class_axis) if planes is None else planes
-    shape = array.shape[:class_axis] + array.shape[class_axis + 1 :]
-    losses = np.empty(shape, result_dtype(array)) if reduction == "none" else None
-    if output_kind != OUTPUT_NOTHING:
-        destination = Destination(out, array, class_axis, planes)
-        output = destination.rows
-    if target is not None and not has_probs:
-        target = target.reshape(rows.shape[:1] + rows.shape[2:])
-    answer = backends.evaluate(
-        plan, rows, target, ignored, losses, output, output_kind, reduction == "mean",
-        planes is not None,
+    batch = Batch(logits, labels, axis, backend, n_threads, ignore_index, asked, reduction)
+    return batch.evaluate(reduction, output_kind, out)
+
+
+class Batch:
+    """The arguments of a call in the form that the kernels take, or a clear error."""
+
+    __slots__ = (
+        "_ignore_index", "_ignored", "_labels", "_planes", "_rows", "_target", "asked", "axis",
+        "logits", "options", "plan", "shape",
     )  # fmt: skip
-    assert answer is not None  # they are in the form that the kernels take
-    if answer[0] >= 0 and labels_array is not None:
-        raise bad_row(answer[0], labels_array, array, class_axis, ignore_index)
-    if output is not None:
-        output = destination.result()
-    return reduced(losses, answer, reduction), output
+
+    def __init__(
+        self,
+        logits: object,
+        labels: object,
+        axis: object,
+        backend: object,
+        n_threads: object,
+        ignore_index: object = None,
+        asked: Asked | None = None,
+        reduction: str | None = None,
+    ) -> None:
+        self.logits, self.axis = logits_array(logits, axis)
+        self._labels = None if labels is NO_LABELS else as_labels(labels)
+        array, class_axis = self.logits, self.axis
+        n_classes = array.shape[class_axis]
+        self.plan: Plan = make_plan(array.size // n_classes, n_classes, backend, n_threads)
+        self.shape = array.shape[:class_axis] + array.shape[class_axis + 1 :]
+        self._ignore_index = ignore_index
+        self._target, self._ignored = None, None
+        if self._labels is not None:
+            self._target, self._ignored = make_target(
+                self._labels, array, class_axis, ignore_index
+            )
+        self.asked = asked
+        self.options: Options | None = None
+        if asked is not None:
+            has_labels = self._target is not None and not self.has_probs
+            self.options = make_options(asked, array, class_axis, has_labels, reduction)
+        self._planes: Array | None = None
+        self._rows: Array | None = None
+
+    @property
+    def has_probs(self) -> bool:
+        """Whether the labels are probabilities."""
+        return self._target is not None and self._target.dtype.kind != "i"
+
+    @property
+    def labels(self) -> Array | None:
+        """The labels as they were passed."""
+        return self._labels
+
+    @property
+    def ignored(self) -> Array:
+        """Which rows are ignored, in the shape of the batch."""
+        if self._ignored is None or self._target is None or self.has_probs:
+            return np.zeros(self.shape, np.bool_)
+        mask: Array = (self._target == self._ignored).reshape(self.shape)
+        return mask
+
+    def evaluate(
+        self,
+        reduction: str | None,
+        output_kind: int = OUTPUT_NOTHING,
+        out: Array | None = None,
+        task: str = "loss",
+        options: Options | None = None,
+    ) -> tuple[Any, Any]:
+        """Losses, reduced, and an output of logits' shape; either may be None."""
+        array, class_axis, plan = self.logits, self.axis, self.plan
+        options = options or self.options
+        if out is not None:
+            check_out(out, array, self._labels)
+        takes_planes = task == "loss" and backends.takes_planes(
+            array.dtype, array.shape[class_axis], self.has_probs, output_kind, options
+        )
+        planes = as_planes(array, class_axis) if takes_planes else None
+        rows = as_rows(array, class_axis) if planes is None else planes
+        losses = np.empty(self.shape, result_dtype(array)) if reduction == "none" else None
+        output = None
+        if output_kind != OUTPUT_NOTHING:
+            destination = Destination(out, array, class_axis, planes)
+            output = destination.rows
+        target = self._target
+        if target is not None and not self.has_probs:
+            target = target.reshape(rows.shape[:1] + rows.shape[2:])
+        divides_sum = (
+            reduction == "sum" and self.asked is not None and self.asked.normalizer is not None
+        )
+        answer = backends.evaluate(
+            plan, rows, target, self._ignored, losses, output, output_kind,
+            reduction == "mean" or divides_sum, planes is not None, task, options,
+        )  # fmt: skip
+        assert answer is not None  # they are in the form that the kernels take
+        if answer[0] >= 0 and self._labels is not None:
+            raise bad_row(answer[0], self._labels, array, class_axis, self._ignore_index)
+        empty = "nan" if self.asked is None else self.asked.empty
+        loss = reduced(losses, answer, reduction, empty, divides_sum)
+        if output is not None:
+            output = destination.result()
+        return loss, output

@@ -7,22 +7,44 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from ._validation import Array
+from .backends.context import EMPTY
 
 Reduction = Literal["none", "sum", "mean"]
+MeanOver = Literal["weight", "valid", "rows"]
+Empty = Literal["nan", "zero", "raise"]
+
 REDUCTIONS: Final = ("none", "sum", "mean")
+MEANS_OVER: Final = ("weight", "valid", "rows")
+EMPTIES: Final = ("nan", "zero", "raise")
+
+
+def check_choice(value: object, name: str, choices: tuple[str, ...]) -> None:
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
 
 
 def check_reduction(reduction: object) -> None:
-    if not isinstance(reduction, str) or reduction not in REDUCTIONS:
-        choices = ", ".join(map(repr, REDUCTIONS))
-        raise ValueError(f"reduction must be one of {choices}, not {reduction!r}")
+    check_choice(reduction, "reduction", REDUCTIONS)
 
 
-def reduced(losses: Array | None, answer: tuple[int, int, float], reduction: str | None) -> Any:
+def reduced(
+    losses: Array | None,
+    answer: tuple[int, float, float],
+    reduction: str | None,
+    empty: str = "nan",
+    divides_sum: bool = False,
+) -> Any:
     """What a call returns for its losses; `answer` is that of `backends.evaluate`."""
-    _, n_kept, total = answer
-    if reduction == "mean":
-        return np.float64(total / n_kept if n_kept else np.nan)
+    row, denominator, total = answer
+    if row == EMPTY:
+        raise ValueError(
+            "the mean is over nothing: every row is ignored, or all weights are 0, or there is no "
+            "row; leave such batches out, or pass empty='zero' or empty='nan'"
+        )
+    if reduction == "mean" and not denominator:
+        return np.float64(0.0 if empty == "zero" else np.nan)
+    if reduction == "mean" or divides_sum:
+        return np.float64(total / denominator)
     return np.float64(total) if reduction == "sum" else losses
 
 

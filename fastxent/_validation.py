@@ -142,7 +142,9 @@ def logits_array(logits: object, axis: object) -> tuple[Array, int]:
     return array, class_axis
 
 
-def check_out(out: object, logits: Array, labels: Array | None) -> None:
+def check_out(
+    out: object, logits: Array, labels: Array | None, name: str = "labels"
+) -> None:
     """An error unless `out` can take the result: logits' shape and dtype, writable, no overlap.
 
     `out` may be `logits` itself, or an array on exactly the same memory.
@@ -168,7 +170,7 @@ def check_out(out: object, logits: Array, labels: Array | None) -> None:
             "or an array with memory of its own"
         )
     if labels is not None and _overlap(out, labels):
-        raise ValueError("out overlaps labels; pass an array with memory of its own")
+        raise ValueError(f"out overlaps {name}; pass an array with memory of its own")
 
 
 def _layout(array: Array) -> tuple[int, tuple[int, ...], tuple[int, ...]]:

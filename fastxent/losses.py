@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from ._call import call
-from ._reduce import Reduction, check_reduction
+from ._call import Batch, call
+from ._options import asked_for
+from ._reduce import Empty, MeanOver, Reduction, check_reduction
 from ._targets import as_labels
-from ._validation import Array
-from .backends.context import OUTPUT_GRADIENT
+from ._validation import Array, check_out
+from .backends.context import OUTPUT_GRADIENT, OUTPUT_LABEL_GRADIENT
 
 
 def cross_entropy(
@@ -16,18 +17,31 @@ def cross_entropy(
     labels: object,
     *,
     axis: int = -1,
+    class_weight: object = None,
+    sample_weight: object = None,
+    label_smoothing: float = 0.0,
     ignore_index: int | None = None,
+    temperature: float = 1.0,
+    softcap: float | None = None,
+    z_loss: float = 0.0,
     reduction: Reduction = "mean",
+    normalizer: float | None = None,
+    mean_over: MeanOver = "weight",
+    empty: Empty = "nan",
     backend: str | None = None,
     n_threads: int | None = None,
 ) -> Any:
     r"""Softmax cross-entropy of logits against labels.
 
-    For a row of logits x and a target measure t over its classes,
+    For a row of logits x, with y = softcap * tanh(x / softcap) / temperature and a target measure t
+    over the classes,
 
-        loss = sum_j t_j * (logsumexp(x) - x_j)
+        loss = sample_weight * (sum_j t_j * (logsumexp(y) - y_j) + z_loss * logsumexp(y)^2)
+        t_j  = class_weight_j * ((1 - e) * b_j + e / C)
 
-    where t is 1 at the label (integer labels) or the given probabilities (float labels).
+    where b is 1 at the label (integer labels) or the given probabilities (float labels), e is
+    label_smoothing and C the number of classes that are not masked; nothing is spread over those
+    that are. The defaults leave sum_j b_j * (logsumexp(x) - x_j).
 
     Parameters
     ----------
@@ -40,13 +54,31 @@ def cross_entropy(
         negative; they need not sum to 1.
     axis : int
         The class axis of `logits`.
+    class_weight : array (n_classes,), optional
+        Finite and not negative; computed with in float64 for float64 logits, else in float32.
+    sample_weight : array of `logits`' shape without the class axis, optional
+        Finite and not negative. A row of weight 0 adds nothing, whatever its logits.
+    label_smoothing : float
+        From 0 to 1.
     ignore_index : int, optional
         Rows with this label add nothing, whatever their logits. By default none does (PyTorch
         ignores -100). Rows of probabilities that are all 0 add nothing either.
+    temperature : float
+        What the logits are divided by, above 0. The gradient has the factor 1 / temperature.
+    softcap : float, optional
+        Above 0: logits are kept between -softcap and softcap, before the temperature. -inf stays.
+    z_loss : float
+        Not negative: the factor of logsumexp squared, which keeps logsumexp near 0.
     reduction : {"mean", "sum", "none"}
-        "none": a loss for every row. "sum": their sum. "mean": the sum divided by the number of
-        rows that are not ignored (integer labels) or of all rows (probabilities); NaN where
-        there is none.
+        "none": a loss for every row. "sum": their sum. "mean": the sum divided as `mean_over` says.
+    normalizer : float, optional
+        What the sum is divided by instead, above 0: the number of tokens of several batches, say.
+    mean_over : {"weight", "valid", "rows"}
+        What a mean divides by. "weight", as PyTorch: the sum of sample_weight * class_weight[label]
+        over the rows that are not ignored, or of sample_weight over all rows (probabilities).
+        "valid": the number of rows that are not ignored. "rows": the number of rows, as Keras.
+    empty : {"nan", "zero", "raise"}
+        What a mean over nothing is: NaN, 0, or a ValueError. Its gradient is 0.
     backend : {"cython", "numba"}, optional
         By default that of `get_backend()`.
     n_threads : int, optional
@@ -64,8 +96,10 @@ def cross_entropy(
     TypeError
         A dtype that is not taken, or an argument that is not an array or not an integer.
     ValueError
-        Shapes that do not fit, no classes, a label that is not a class, a probability that is
-        negative or not finite, an unknown reduction or backend, n_threads below 1.
+        Shapes that do not fit, no classes, a label that is not a class, a probability or weight
+        that is negative or not finite, an option out of its range, ignore_index with probabilities,
+        a normalizer with "none" or another mean_over, a mean over nothing with empty="raise", an
+        unknown backend, n_threads below 1.
 
     Notes
     -----
@@ -81,11 +115,20 @@ def cross_entropy(
     >>> logits = np.array([[2.0, 1.0, 0.0], [40.0, 0.0, -np.inf]], np.float32)
     >>> fastxent.cross_entropy(logits, np.array([0, 0]), reduction="none")
     array([4.0760598e-01, 4.2483541e-18], dtype=float32)
+    >>> loss = fastxent.cross_entropy(logits, np.array([0, 1]), class_weight=[1.0, 3.0, 1.0])
+    >>> print(f"{loss:.6f}")  # (1 * 0.4076 + 3 * 40) / (1 + 3)
+    30.101901
     """
     check_reduction(reduction)
+    asked = asked_for(
+        class_weight=class_weight, sample_weight=sample_weight, label_smoothing=label_smoothing,
+        temperature=temperature, softcap=softcap, z_loss=z_loss, normalizer=normalizer,
+        mean_over=mean_over, empty=empty,
+    )  # fmt: skip
     loss, _ = call(
-        logits, labels, axis, backend, n_threads, ignore_index=ignore_index, reduction=reduction
-    )
+        logits, labels, axis, backend, n_threads, ignore_index=ignore_index, reduction=reduction,
+        asked=asked,
+    )  # fmt: skip
     return loss
 
 
@@ -94,30 +137,43 @@ def cross_entropy_with_grad(
     labels: object,
     *,
     axis: int = -1,
+    class_weight: object = None,
+    sample_weight: object = None,
+    label_smoothing: float = 0.0,
     ignore_index: int | None = None,
+    temperature: float = 1.0,
+    softcap: float | None = None,
+    z_loss: float = 0.0,
     reduction: Reduction = "mean",
+    normalizer: float | None = None,
+    mean_over: MeanOver = "weight",
+    empty: Empty = "nan",
     backend: str | None = None,
     n_threads: int | None = None,
     out: Array | None = None,
-) -> tuple[Any, Array]:
+    grad_labels: bool = False,
+) -> tuple[Any, ...]:
     r"""Softmax cross-entropy and its gradient with respect to the logits, in one pass.
 
-    For a row of logits x, its softmax p and a target measure t of mass A = sum_j t_j,
+    For a row of logits x, y and t as for `cross_entropy`, p = softmax(y) and A = sum_j t_j,
 
-        loss   = sum_j t_j * (logsumexp(x) - x_j)
-        grad_j = A * p_j - t_j
+        grad_j = sample_weight * ((A + 2 * z_loss * logsumexp(y)) * p_j - t_j) * dy_j/dx_j
+        dy/dx  = (1 - tanh(x / softcap)^2) / temperature
 
     The gradient is that of exactly what is returned: with reduction="mean" it carries the
-    division by the number of rows, with "none" row i holds the gradient of loss i.
+    division, with "none" row i holds the gradient of loss i.
 
     Parameters
     ----------
-    logits, labels, axis, ignore_index, reduction, backend, n_threads
+    logits, labels, axis, class_weight, sample_weight, label_smoothing, ignore_index, temperature,
+    softcap, z_loss, reduction, normalizer, mean_over, empty, backend, n_threads
         As for `cross_entropy`.
     out : numpy.ndarray, optional
         Where the gradient goes: an array of `logits`' shape and dtype. `out=logits` overwrites
         the logits; no other overlap is allowed. A large `out` that is used again saves the
         operating system's work for fresh memory, which can exceed the computation.
+    grad_labels : bool
+        Whether to return the gradient with respect to probabilities too.
 
     Returns
     -------
@@ -125,12 +181,15 @@ def cross_entropy_with_grad(
         The same bits as `cross_entropy` returns.
     grad_logits : numpy.ndarray of `logits`' shape and dtype
         `out`, where it was given. Zero in ignored rows.
+    grad_labels : numpy.ndarray of `logits`' shape and dtype, with grad_labels=True
+        sample_weight * class_weight_j * (1 - e) * (logsumexp(y) - y_j), divided like the loss; 0 at
+        a masked class without mass.
 
     Raises
     ------
     TypeError, ValueError
         As `cross_entropy`, and for an `out` of another shape or dtype, read-only or overlapping
-        an input. Nothing has been written then.
+        an input, and for grad_labels with class indices. Nothing has been written then.
 
     Notes
     -----
@@ -152,9 +211,29 @@ def cross_entropy_with_grad(
     array([[ 0.25,  0.25, -0.75,  0.25]])
     """
     check_reduction(reduction)
+    asked = asked_for(
+        class_weight=class_weight, sample_weight=sample_weight, label_smoothing=label_smoothing,
+        temperature=temperature, softcap=softcap, z_loss=z_loss, normalizer=normalizer,
+        mean_over=mean_over, empty=empty,
+    )  # fmt: skip
+    if not isinstance(grad_labels, bool):
+        raise TypeError(f"grad_labels must be True or False, not {grad_labels!r}")
+    if grad_labels:
+        batch = Batch(logits, labels, axis, backend, n_threads, ignore_index, asked, reduction)
+        if not batch.has_probs:
+            raise ValueError(
+                "grad_labels is the gradient with respect to probabilities, and labels are class "
+                "indices; pass labels as floats of logits' shape"
+            )
+        # first: `out` may lie where the logits lie
+        if out is not None:
+            check_out(out, batch.logits, batch.labels)
+        _, labels_gradient = batch.evaluate(reduction, OUTPUT_LABEL_GRADIENT)
+        loss, gradient = batch.evaluate(reduction, OUTPUT_GRADIENT, out)
+        return loss, gradient, labels_gradient
     loss, gradient = call(
         logits, labels, axis, backend, n_threads, ignore_index=ignore_index, reduction=reduction,
-        output_kind=OUTPUT_GRADIENT, out=out,
+        output_kind=OUTPUT_GRADIENT, out=out, asked=asked,
     )  # fmt: skip
     return loss, gradient
 

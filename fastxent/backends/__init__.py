@@ -17,12 +17,16 @@ from .context import (
     LAYOUT_LANES,
     LAYOUT_PLANES,
     LAYOUT_ROWS,
+    OUTPUT_HESSIAN_PRODUCT,
+    OUTPUT_LABEL_GRADIENT,
+    OUTPUT_NOTHING,
     ROWS,
     ROWS_AT_ONCE,
     SEGMENTS,
     TARGET_LABELS,
     TARGET_NOTHING,
     TARGET_PROBS,
+    Options,
     Program,
 )
 
@@ -37,9 +41,20 @@ else:
 NAMES = ("cython", "numba")
 
 KERNELS = (
-    "rows_evaluate", "lanes_evaluate", "segments_reduce", "rows_merge", "segments_write",
-    "rows_check_labels", "rows_check_probs", "rows_sum",
+    "rows_evaluate", "lanes_evaluate", "segments_reduce", "rows_merge", "rows_finish",
+    "segments_write", "rows_describe", "rows_diverge", "rows_check_labels", "rows_check_probs",
+    "rows_sum",
 )  # fmt: skip
+
+# What a call does besides the loss and its gradient: the kernels it runs, and over what.
+TASKS = {
+    "describe": (("rows_describe", ROWS),),
+    "diverge": (("rows_diverge", ROWS),),
+    "reduce": (("segments_reduce", SEGMENTS), ("rows_merge", ROWS_AT_ONCE)),
+    "merge": (("rows_merge", ROWS_AT_ONCE),),
+    "finish": (("rows_finish", ROWS_AT_ONCE),),
+    "write": (("segments_write", SEGMENTS),),
+}
 
 _default: str | None = None
 
@@ -132,7 +147,7 @@ def prepare(backend: str, element: int) -> None:
     """Compile or load every kernel that logits of an element may need."""
     kernels = kernels_of(backend)
     for name in KERNELS:
-        kernels.kernel_address(name, _bits_of(element))
+        kernels.kernel_address(name, 64 if name == "rows_diverge" else _bits_of(element))
     kernels.kernel_address("rows_sum", 64)
     for bits in (32, 64):  # probabilities are checked in their own precision
         kernels.kernel_address("rows_check_probs", bits)
@@ -151,14 +166,16 @@ def evaluate(
     output_kind: int,
     mean: bool,
     planes: bool = False,
-) -> tuple[int, int, float] | None:
+    task: str = "loss",
+    options: Options | None = None,
+) -> tuple[int, float, float] | None:
     """Fill `losses` and `output`, where they are given, for rows of logits.
 
     `target` is an int64 label for every row, or probabilities shaped like the logits; `losses`
     takes float64 or float32, one a row; `output` is shaped like the logits. `mean` divides the
-    output by the number of rows kept.
+    output by what a mean divides by. `task` is "loss" or one of TASKS.
 
-    Returns the first row whose target is wrong, or -1; how many rows are not ignored; the sum of
+    Returns the first row whose target is wrong, or -1, or EMPTY; what a mean divides by; the sum of
     the losses where there is a target and no `losses`. Nothing is written where a row is wrong.
 
     With `planes` the logits have three axes, the classes along the second (see `takes_planes`).
@@ -170,6 +187,8 @@ def evaluate(
     """
     if planes:
         layout = LAYOUT_PLANES
+    elif task != "loss" or _transforms(options) or output_kind in _OUTPUTS_BY_ROWS:
+        layout = LAYOUT_ROWS
     elif logits.shape[-1] <= LANE_CLASSES:
         layout = LAYOUT_LANES  # where there are kernels for it
     else:
@@ -181,7 +200,8 @@ def evaluate(
         None if target is None else target.dtype,
         plan.splits_rows,
         output is None,
-        losses is None and target is not None,
+        losses is None and (target is not None or task == "diverge"),
+        task,
     )
     try:
         program = _programs[key]
@@ -191,11 +211,21 @@ def evaluate(
         return None
     return driver.evaluate(
         program, logits, target, ignore_index, losses, output, output_kind, mean,
-        plan.chunk, plan.n_threads,
+        plan.chunk, plan.n_threads, options,
     )  # fmt: skip
 
 
-def takes_planes(logits: np.dtype[Any], n_classes: int, has_probs: bool) -> bool:
+# What there are no tiles for.
+_OUTPUTS_BY_ROWS = (OUTPUT_LABEL_GRADIENT, OUTPUT_HESSIAN_PRODUCT)
+
+
+def takes_planes(
+    logits: np.dtype[Any],
+    n_classes: int,
+    has_probs: bool,
+    output_kind: int = OUTPUT_NOTHING,
+    options: Options | None = None,
+) -> bool:
     """Whether `evaluate` takes such logits with their classes apart from each other.
 
     Tiles are for few classes, labels (or no target) and arithmetic in float32: a logarithm that is
@@ -203,7 +233,18 @@ def takes_planes(logits: np.dtype[Any], n_classes: int, has_probs: bool) -> bool
     the form that rows have. None of this depends on how many rows there are, nor do the bits.
     """
     element = ELEMENTS.get(logits.name)
-    return element not in (None, FLOAT64) and n_classes <= LANE_CLASSES and not has_probs
+    return (
+        element not in (None, FLOAT64)
+        and n_classes <= LANE_CLASSES
+        and not has_probs
+        and output_kind not in _OUTPUTS_BY_ROWS
+        and not _transforms(options)
+    )
+
+
+def _transforms(options: Options | None) -> bool:
+    """Whether logits are capped or divided by a temperature."""
+    return options is not None and (options.temperature != 1 or options.softcap != 0)
 
 
 def _make_program(
@@ -214,12 +255,14 @@ def _make_program(
     splits_rows: bool,
     writes_nothing: bool,
     sums: bool,
+    task: str,
 ) -> Program | None:
     """The kernels of such calls; None where there are none for these dtypes."""
     element = ELEMENTS.get(logits.name)
     if element is None or not logits.isnative:
         return None
-    bits = _bits_of(element)
+    # a divergence has few digits to spare: it is the sum of second-order terms
+    bits = 64 if task == "diverge" else _bits_of(element)
 
     def address(kernel: str, real_bits: int = bits) -> int:
         return kernels_of(backend).kernel_address(kernel, real_bits)
@@ -236,12 +279,17 @@ def _make_program(
         check = address("rows_check_probs", _bits_of(probs_element))
     if layout == LAYOUT_LANES and not takes_planes(logits, 1, target_kind == TARGET_PROBS):
         layout = LAYOUT_ROWS
-    if layout != LAYOUT_ROWS:
+    if task in ("merge", "finish"):
+        check = 0  # the labels were checked with the logits
+    if task != "loss":
+        steps = [(address(name), extent) for name, extent in TASKS[task]]
+    elif layout != LAYOUT_ROWS:
         steps = [(address("lanes_evaluate"), ROWS)]
     elif splits_rows:
         steps = [
             (address("segments_reduce"), SEGMENTS),
             (address("rows_merge"), ROWS_AT_ONCE),
+            (address("rows_finish"), ROWS_AT_ONCE),
         ]
         if not writes_nothing:
             steps.append((address("segments_write"), SEGMENTS))

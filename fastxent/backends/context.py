@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import struct
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
+
+Array = np.ndarray[Any, Any]
 
 FLOAT16: Final = 0
 BFLOAT16: Final = 1
@@ -58,6 +60,35 @@ LAYOUT_PLANES: Final = 2
 ROWS: Final = 0
 SEGMENTS: Final = 1
 ROWS_AT_ONCE: Final = 2
+
+
+# The classes of a block, whose weights are summed beforehand.
+BLOCK: Final = 1024
+
+# What `evaluate` answers instead of a wrong row, where a mean is over nothing and that is refused.
+EMPTY: Final = -2
+
+
+class Options(NamedTuple):
+    """What a call asks for besides its labels; a driver takes all of it as it is, or nothing."""
+
+    class_weights: Array | None = None  # (n_classes,), in the type of the arithmetic
+    class_masses: Array | None = None  # float64, their sum over each BLOCK classes
+    row_weights: Array | None = None  # float64, one a row
+    label_scale: float = 1.0
+    smoothing: float = 0.0
+    z_loss: float = 0.0
+    temperature: float = 1.0
+    softcap: float = 0.0  # 0: none
+    hess_factor: float = 1.0
+    class_offset: int = 0
+    n_labels: int = 0  # 0: as many as classes
+    partners: Array | None = None  # shaped like the logits
+    partners_element: int = 0
+    states: Array | None = None  # float64 (n_rows, n_segments, STATE_SIZE), read and written
+    denominator: float = -1.0  # of the mean; -1: the rows that are not ignored
+    weighs: bool = False  # ... or the sum of their weights
+    refuses_empty: bool = False  # whether a mean over nothing is an error
 
 
 class Program(NamedTuple):

@@ -2,7 +2,7 @@ from typing import Any
 
 import numpy as np
 
-from .context import Program
+from .context import Options, Program
 
 CONTEXT_SIZE: int
 
@@ -17,7 +17,8 @@ def evaluate(
     mean: bool,
     chunk: int,
     n_threads: int,
-) -> tuple[int, int, float] | None: ...
+    options: Options | None = None,
+) -> tuple[int, float, float] | None: ...
 def is_apart(output: object, logits: object, target: object) -> bool: ...
 def worker_count() -> int: ...
 def instruction_set() -> str: ...

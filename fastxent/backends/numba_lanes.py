@@ -52,6 +52,14 @@ class LaneSums(NamedTuple):
     others: Any  # 1 - exp(m - m)/sum_exp
 
 
+class LaneSpread(NamedTuple):
+    """What smoothing spreads over the classes of each row that are not masked: see BlockSpread."""
+
+    dot: Any
+    mass: Any
+    count: Any
+
+
 class LaneReference(NamedTuple):
     """A Reference for each lane."""
 
@@ -79,6 +87,7 @@ def make_lanes(real_bits: int, primitives: SimpleNamespace) -> SimpleNamespace:
     steps = primitives.steps
     zero = real(0.0)
     one = real(1.0)
+    half = real(0.5)
     minus_infinity = real(-math.inf)
     nan = real(math.nan)
     infinity = real(math.inf)
@@ -258,6 +267,57 @@ def make_lanes(real_bits: int, primitives: SimpleNamespace) -> SimpleNamespace:
             reduced = lane_reduce(load(tile, j * lanes), reference)
             store(tile, j * lanes, scaled(reduced, scale))
 
+    @inlined
+    def weight_of(class_weights, j):
+        # `class_weights` is an address, or 0 where there are none.
+        if class_weights == 0:
+            return broadcast(one)
+        return broadcast(pointer_at(class_weights, zero)[j])
+
+    @compiled
+    def spread_tile(tile, n_classes, class_weights, maxima, spread):
+        # w_j * (m - x_j) and w_j summed over the classes that are not masked, in float64.
+        none = zero_sums(zero)
+        dots = none
+        masses = none
+        counts = broadcast(zero)
+        m = line_from(maxima)
+        masked = broadcast(minus_infinity)
+        for j in range(n_classes):
+            x = load(tile, j * lanes)
+            weight = weight_of(class_weights, j)
+            term = multiply(subtract(m, x), weight)
+            dots = add_to_sums(dots, clear_equal(term, x, masked))
+            masses = add_to_sums(masses, clear_equal(weight, x, masked))
+            counts = add(counts, clear_equal(broadcast(one), x, masked))
+        store_sums(spread.dot, dots)
+        store_sums(spread.mass, masses)
+        store_sums(spread.count, add_to_sums(none, counts))
+
+    @compiled
+    def subtract_spread_from_tile(tile, n_classes, reference, scales, spreads, class_weights):
+        # values_j = scale * exp(x_j - m) / factor - spread * w_j, less nothing at a class that is
+        # masked
+        scale = line_from(scales)
+        spread = line_from(spreads)
+        for j in range(n_classes):
+            x = load(tile, j * lanes)
+            own = multiply(spread, weight_of(class_weights, j))
+            value = scaled(lane_reduce(x, reference), scale)
+            kept = clear_equal(own, x, broadcast(minus_infinity))
+            store(tile, j * lanes, subtract(value, kept))
+
+    @compiled
+    def hessian_tile(tile, n_classes, reference, scales, others, totals):
+        # values_j = total * p_j * (1 - p_j), with p_j = scale * exp(x_j - m) / factor
+        scale = line_from(scales)
+        rest = line_from(others)
+        total = line_from(totals)
+        for j in range(n_classes):
+            p = scaled(lane_reduce(load(tile, j * lanes), reference), scale)
+            most = choose_greater(p, broadcast(half), rest, subtract(broadcast(one), p))
+            store(tile, j * lanes, multiply(multiply(p, most), total))
+
     @compiled
     def log_softmax_tile(tile, n_classes, maxima, logs):
         # values_j = (x_j - m) - log(sum_exp)
@@ -274,5 +334,8 @@ def make_lanes(real_bits: int, primitives: SimpleNamespace) -> SimpleNamespace:
         store_tile=store_tile,
         sum_tile=sum_tile,
         softmax_tile=softmax_tile,
+        spread_tile=spread_tile,
+        subtract_spread_from_tile=subtract_spread_from_tile,
+        hessian_tile=hessian_tile,
         log_softmax_tile=log_softmax_tile,
     )

@@ -29,8 +29,11 @@ from .numba_vectors import (
     all_within,
     any_equal,
     broadcast,
+    choose_equal,
+    choose_greater,
     clear_equal,
     count_equal,
+    divide,
     finish_streams,
     fma,
     fold_maximum,
@@ -48,9 +51,11 @@ from .numba_vectors import (
     load_one_float64,
     load_partial,
     lookup_in,
+    magnitude,
     maximum,
     multiply,
     multiply_add,
+    negate,
     pointer_at,
     prefetch,
     prefetch_to_write,
@@ -60,14 +65,17 @@ from .numba_vectors import (
     store,
     store_bfloat16,
     store_float16,
+    store_float32,
     store_one_bfloat16,
     store_one_float16,
+    store_one_float32,
     store_partial,
     store_past_caches,
     subtract,
     sum_error,
     table_bits,
     with_lane,
+    sums_of,
     zero_sums,
 )
 
@@ -131,6 +139,13 @@ class Block(NamedTuple):
     buffer: Any  # BLOCK reals
 
 
+class Transformed(NamedTuple):
+    """What logits that are capped or divided by a temperature have besides: BLOCK reals each."""
+
+    tails: Any  # their differences to the maximum are logits + tails
+    slopes: Any  # the derivatives of what was done to them
+
+
 class BlockSum(NamedTuple):
     count: Any
     rest: Any
@@ -147,6 +162,71 @@ class BlockTarget(NamedTuple):
     dot_lost: Any
     mass: Any
     mass_lost: Any
+
+
+class BlockSpread(NamedTuple):
+    """What smoothing spreads over the classes that are not masked."""
+
+    dot: Any  # sum of w_j * (m - x_j)
+    dot_lost: Any
+    mass: Any  # sum of w_j
+    mass_lost: Any
+    count: Any
+
+
+class Measure(NamedTuple):
+    """What a block's output is made of besides its softmax.
+
+    A measure is t_j = class_weights_j * (probs_scale * probs_j + spread), where there are 1 and 0
+    in place of weights and probs that are not given, and nothing is spread over a class that is
+    masked. Arrays are addresses, and 0 where there is none.
+    """
+
+    probs: Any
+    class_weights: Any
+    probs_scale: Any
+    spread: Any
+    tails: Any  # of a transformed block
+    slopes: Any
+    total: Any  # what the softmax is multiplied by
+    total_lost: Any
+    others: Any  # 1 - exp(m - m)/sum_exp
+    output_scale: Any  # of everything
+    label: Any  # where label_value goes; negative for none
+    label_value: Any
+
+
+class MeasureValues(NamedTuple):
+    """A measure and a softmax, ready for the lines of a block."""
+
+    logits: Any
+    measure: Measure
+    reference: Reference
+    scale: Any
+    probs_scale: Any  # these two times output_scale
+    spread: Any
+
+
+class ProductValues(NamedTuple):
+    measured: MeasureValues
+    vectors: Any
+    mean: Any
+
+
+class LabelGradientValues(NamedTuple):
+    logits: Any
+    measure: Measure
+    maximum: Any
+    log_sum_exp: Any
+    scale: Any
+
+
+class Softness(NamedTuple):
+    """A row of logits divided by a temperature."""
+
+    maximum: Any  # before that
+    log_sum: Any  # log(sum_exp)
+    scale: Any  # 1/sum_exp
 
 
 class Arithmetic(NamedTuple):
@@ -174,6 +254,8 @@ class Arithmetic(NamedTuple):
     exponent_offset: int
     spare_exponent: int  # powers of two are kept this much too large
     exact_difference: float  # beyond it x - m is exact for all x within 104 (745) of m
+    last_power: int  # of an exponential's Taylor series
+    cap_limit: float  # beyond it 1 - tanh is below the smallest number
 
 
 ARITHMETIC: Final = {
@@ -208,6 +290,8 @@ ARITHMETIC: Final = {
         exponent_offset=127,
         spare_exponent=62,
         exact_difference=208.0,
+        last_power=9,
+        cap_limit=60.0,
     ),
     64: Arithmetic(
         real=np.float64,
@@ -243,6 +327,8 @@ ARITHMETIC: Final = {
         exponent_offset=1023,
         spare_exponent=512,
         exact_difference=1490.0,
+        last_power=15,
+        cap_limit=400.0,
     ),
 }  # fmt: skip
 
@@ -274,6 +360,13 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
     # what is left of ln2 beyond ln2_high, to float64
     ln2_rest = LN2 / steps - float(ln2_high) if real_bits == 32 else float(ln2_low)
     ln2_first = float(ln2_high)
+    sums_equal_to = sums_of(line)
+    one = real(1.0)
+    half = real(0.5)
+    nan = real(math.nan)
+    # 1/k! from the last one down to 1/2!
+    last_power = arithmetic.last_power
+    series_terms = tuple(real(1.0 / math.factorial(k)) for k in range(last_power, 1, -1))
     degree = len(coefficients) - 1
     highest = coefficients[0]
     if steps > 1:
@@ -351,6 +444,12 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
         return multiply_add(reduced.power, reduced.part, reduced.power)
 
     @inlined
+    def with_tail(reduced, tail):
+        # The same times 1 + tail, for a tail far below 1.
+        part = add(reduced.part, multiply_add(tail, reduced.part, tail))
+        return Reduced(power=reduced.power, part=part)
+
+    @inlined
     def scaled(reduced, scale):
         return put_together(Reduced(power=multiply(scale, reduced.power), part=reduced.part))
 
@@ -381,6 +480,8 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
             pointer_at(destination, zero)[0] = real(value)
         elif element == FLOAT16:
             store_one_float16(destination, real(value))
+        elif element == FLOAT32:
+            store_one_float32(destination, real(value))
         else:
             store_one_bfloat16(destination, real(value))
 
@@ -422,15 +523,19 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
     def store_block(block, n, destination, element):
         if element == own_element:
             return
+        size = element_size(element)
         j = 0
         while j + line <= n:
+            place = destination + j * size
             if element == FLOAT16:
-                store_float16(destination + 2 * j, load(block, j))
+                store_float16(place, load(block, j))
+            elif element == FLOAT32:
+                store_float32(place, load(block, j))
             else:
-                store_bfloat16(destination + 2 * j, load(block, j))
+                store_bfloat16(place, load(block, j))
             j += line
         while j < n:
-            store_element(destination + 2 * j, element, np.float64(block[j]))
+            store_element(destination + j * size, element, np.float64(block[j]))
             j += 1
 
     # ---- passes over a block ----
@@ -639,21 +744,50 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
             sums = add_to_sums(sums, term)
             j += line
         next = finish_maximum(next, min(n_groups, n_next_groups), next_maxima)
+        return block_sum_of(count, sums, sums_lost, reference.factor), next
+
+    @compiled
+    def block_sum_with_tails(block, tails, reference, next):
+        # block_sum of a transformed block, whose maximum is 0.
+        n = block.n
+        sums = zero_sums(zero)
+        sums_lost = sums
+        count = 0
+        for j in range(0, n, line):
+            if j + line <= n:
+                x = load(block.logits, j)
+                tail = load(tails, j)
+            else:
+                x = load_partial(block.logits, j, n - j, minus_infinity)
+                tail = load_partial(tails, j, n - j, zero)
+            m = broadcast(reference.maximum)
+            count += count_equal(x, m)
+            term = clear_equal(put_together(with_tail(reduce(x, reference), tail)), x, m)
+            sums_lost = add_lost(sums, term, sums_lost)
+            sums = add_to_sums(sums, term)
+        return block_sum_of(count, sums, sums_lost, reference.factor), block_maximum(next)
+
+    @inlined
+    def block_sum_of(count, sums, sums_lost, factor):
+        total, lost = fold_line_sum(sums, sums_lost)
+        rest = total * factor
+        rest_lost = fma(total, factor, -rest) + lost * factor
+        return BlockSum(count=np.float64(count), rest=rest, rest_lost=rest_lost)
+
+    @inlined
+    def fold_line_sum(sums, sums_lost):
+        # What float64 loses of a sum of float32 is nothing.
         if real_bits == 64:
-            sum_total, lost = fold_sum_and_lost(sums, sums_lost)
+            return fold_sum_and_lost(sums, sums_lost)
         else:
-            sum_total = fold_sum(sums)
-            lost = 0.0
-        rest = sum_total * reference.factor
-        rest_lost = fma(sum_total, reference.factor, -rest) + lost * reference.factor
-        return BlockSum(count=np.float64(count), rest=rest, rest_lost=rest_lost), next
+            return fold_sum(sums), 0.0
 
     @inlined
     def add_targets(a, b):
         return TargetLine(dot=add(a.dot, b.dot), mass=add(a.mass, b.mass))
 
     @inlined
-    def target_line(logits, targets, j, n, m):
+    def target_line(logits, targets, class_weights, j, n, m):
         none = zero_sums(zero)
         left = n - j
         if left >= line:
@@ -663,20 +797,24 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
             x = load_partial(logits, j, left, zero)
             t = load_partial(targets, j, left, zero)
         weights = add_to_sums(none, t)
+        if class_weights != 0:
+            own = load_up_to(pointer_at(class_weights, zero), j, left, zero)
+            weights = multiply(weights, add_to_sums(none, own))
         terms = multiply(weights, subtract(m, add_to_sums(none, x)))
         return TargetLine(dot=clear_equal(terms, weights, none), mass=weights)
 
     @inlined
-    def target_pair(logits, targets, j, n, m):
+    def target_pair(logits, targets, class_weights, j, n, m):
         return add_targets(
-            target_line(logits, targets, j, n, m),
-            target_line(logits, targets, j + 4 * line, n, m),
+            target_line(logits, targets, class_weights, j, n, m),
+            target_line(logits, targets, class_weights, j + 4 * line, n, m),
         )
 
     @compiled
-    def block_target(logits, targets, n, maximum):
+    def block_target(logits, targets, class_weights, n, maximum):
         # dot: sum of t_j * (m - x_j), where a class without mass costs nothing whatever its logit;
-        # mass: sum of t_j. In float64 throughout: both are sums of products of the inputs.
+        # mass: sum of t_j. t_j is a target, times its class's weight if there are weights. In
+        # float64 throughout: both are sums of products of the inputs.
         none = zero_sums(zero)
         m = add_to_sums(none, broadcast(real(maximum)))
         dots = none
@@ -689,10 +827,10 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
             ahead = address_of(targets) + (j + PREFETCH_DISTANCE) * (real_bits // 8)
             for k in range(8):
                 prefetch(ahead + k * LINE_BYTES)
-            pair_a = target_pair(logits, targets, j, n, m)
-            pair_b = target_pair(logits, targets, j + line, n, m)
-            pair_c = target_pair(logits, targets, j + 2 * line, n, m)
-            pair_d = target_pair(logits, targets, j + 3 * line, n, m)
+            pair_a = target_pair(logits, targets, class_weights, j, n, m)
+            pair_b = target_pair(logits, targets, class_weights, j + line, n, m)
+            pair_c = target_pair(logits, targets, class_weights, j + 2 * line, n, m)
+            pair_d = target_pair(logits, targets, class_weights, j + 3 * line, n, m)
             group = add_targets(add_targets(pair_a, pair_c), add_targets(pair_b, pair_d))
             dots_lost = add(dots_lost, sum_error(dots, group.dot))
             masses_lost = add(masses_lost, sum_error(masses, group.mass))
@@ -702,6 +840,97 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
         dot, dot_lost = fold_sum_and_lost(dots, dots_lost)
         mass, mass_lost = fold_sum_and_lost(masses, masses_lost)
         return BlockTarget(dot=dot, dot_lost=dot_lost, mass=mass, mass_lost=mass_lost)
+
+    @inlined
+    def load_up_to(source, j, n, fill):
+        # The line at element j, of which n lanes or more are there; the others hold `fill`.
+        if n >= line:
+            return load(source, j)
+        return load_partial(source, j, n, fill)
+
+    @inlined
+    def spread_line(logits, class_weights, j, n, m):
+        # w_j * (m - x_j), the weights being 1 where there are none. What is beyond `n` adds 0.
+        value = subtract(m, load_up_to(logits, j, n, lane(m, 0)))
+        if class_weights != 0:
+            value = multiply(value, load_up_to(pointer_at(class_weights, zero), j, n, zero))
+        return value
+
+    @inlined
+    def spread_pair(logits, class_weights, j, m):
+        return add(
+            spread_line(logits, class_weights, j, line, m),
+            spread_line(logits, class_weights, j + line, line, m),
+        )
+
+    @inlined
+    def spread_group(logits, class_weights, j, m):
+        # Eight lines of spread_line added as a binary tree.
+        return add(
+            add(
+                spread_pair(logits, class_weights, j, m),
+                spread_pair(logits, class_weights, j + 2 * line, m),
+            ),
+            add(
+                spread_pair(logits, class_weights, j + 4 * line, m),
+                spread_pair(logits, class_weights, j + 6 * line, m),
+            ),
+        )
+
+    @compiled
+    def spread_but_masked(logits, class_weights, n, maximum):
+        # The same where some classes are masked, or m - x_j is too large for a real: in float64,
+        # with a look at each.
+        none = zero_sums(zero)
+        masked = broadcast(minus_infinity)
+        m = sums_equal_to(maximum)
+        dots = none
+        dots_lost = none
+        masses = none
+        masses_lost = none
+        count = 0
+        for j in range(0, n, line):
+            x = load_up_to(logits, j, n - j, minus_infinity)
+            weight = broadcast(one)
+            if class_weights != 0:
+                weight = load_up_to(pointer_at(class_weights, zero), j, n - j, one)
+            weights = add_to_sums(none, clear_equal(weight, x, masked))
+            logit = add_to_sums(none, x)
+            term = clear_equal(
+                multiply(weights, subtract(m, logit)), logit, add_to_sums(none, masked)
+            )
+            dots_lost = add(dots_lost, sum_error(dots, term))
+            masses_lost = add(masses_lost, sum_error(masses, weights))
+            dots = add(dots, term)
+            masses = add(masses, weights)
+            count += line - count_equal(x, masked)
+        dot, dot_lost = fold_sum_and_lost(dots, dots_lost)
+        mass, mass_lost = fold_sum_and_lost(masses, masses_lost)
+        return BlockSpread(
+            dot=dot, dot_lost=dot_lost, mass=mass, mass_lost=mass_lost, count=np.float64(count)
+        )
+
+    @compiled
+    def block_spread(logits, class_weights, n, maximum, mass):
+        # `mass` is the sum of the weights of all n classes.
+        m = broadcast(real(maximum))
+        sums = zero_sums(zero)
+        sums_lost = sums
+        j = 0
+        while j < n:
+            if j + group <= n:
+                value = spread_group(logits, class_weights, j, m)
+                width = group
+            else:
+                value = spread_line(logits, class_weights, j, n - j, m)
+                width = line
+            sums_lost = add_lost(sums, value, sums_lost)
+            sums = add_to_sums(sums, value)
+            j += width
+        total, lost = fold_line_sum(sums, sums_lost)
+        if total - total != 0.0:
+            return spread_but_masked(logits, class_weights, n, maximum)
+        return BlockSpread(dot=total, dot_lost=lost, mass=mass, mass_lost=0.0, count=np.float64(n))
 
     @compiled
     def block_is_within(values, n, lowest, highest):
@@ -764,49 +993,181 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
                 value = with_lane(value, label - j, real(label_value))
             store_partial(output, j, value, n - j)
 
+    def writing(values):
+        # A function that writes n values; past the caches where the output `streams`, from its
+        # first whole line on. `values` gives the value of output_j to output_(j + count), `count`
+        # being the lanes of a line or fewer.
+        @compiled
+        def write_values(closure, n, output, streams):
+            first = reals_to_line(output, n, streams)
+            j = 0
+            while j < n:
+                count = first if j < first else min(line, n - j)
+                value = values(closure, j, count)
+                if count == line:
+                    store_line(output, j, value, streams)
+                else:
+                    store_partial(output, j, value, count)
+                j += count
+
+        return write_values
+
     @inlined
-    def softmax_minus_target(
-        x, t, n, reference, scales, target_scale, mass, mass_lost, others
-    ):  # fmt: skip
-        value = subtract(
-            scaled_exponential(x, reference, scales), multiply(t, broadcast(real(target_scale)))
+    def load_values(source, j, n):
+        return load_up_to(source, j, n, zero)
+
+    @inlined
+    def measure_values_of(logits, measure, reference, scale):
+        return MeasureValues(
+            logits=logits,
+            measure=measure,
+            reference=reference,
+            scale=real(scale),
+            probs_scale=real(measure.probs_scale * measure.output_scale),
+            spread=real(measure.spread * measure.output_scale),
         )
-        if others < 0.5 and any_equal(x, broadcast(reference.maximum)):
+
+    @inlined
+    def measure_term(values, x, j, n):
+        reduced = reduce(x, values.reference)
+        if values.measure.tails != 0:
+            tail = load_values(pointer_at(values.measure.tails, zero), j, n)
+            reduced = with_tail(reduced, tail)
+        return scaled(reduced, broadcast(values.scale))
+
+    @inlined
+    def measure_at(measure, j, x):
+        # One t_j in float64.
+        t = 0.0 if x == minus_infinity else measure.spread
+        if measure.probs != 0:
+            t += measure.probs_scale * np.float64(pointer_at(measure.probs, zero)[j])
+        if measure.class_weights != 0:
+            t *= np.float64(pointer_at(measure.class_weights, zero)[j])
+        return t
+
+    @inlined
+    def softmax_minus_target_values(values, j, n):
+        measure = values.measure
+        x = load_values(values.logits, j, n)
+        t = clear_equal(broadcast(values.spread), x, broadcast(minus_infinity))
+        if measure.probs != 0:
+            probs = load_values(pointer_at(measure.probs, zero), j, n)
+            t = multiply_add(probs, broadcast(values.probs_scale), t)
+        if measure.class_weights != 0:
+            t = multiply(t, load_values(pointer_at(measure.class_weights, zero), j, n))
+        value = subtract(measure_term(values, x, j, n), t)
+        m = values.reference.maximum
+        if measure.others < 0.5 and any_equal(x, broadcast(m)):
             for k in range(n):
-                if lane(x, k) == reference.maximum:
-                    t_k = np.float64(lane(t, k))
-                    label = target_scale * (((mass - t_k) + mass_lost) - mass * others)
-                    value = with_lane(value, k, real(label))
+                if lane(x, k) == m:
+                    own = ((measure.total - measure_at(measure, j + k, m)) + measure.total_lost) - (
+                        measure.total * measure.others
+                    )
+                    value = with_lane(value, k, real(measure.output_scale * own))
+        if j <= measure.label < j + n:
+            value = with_lane(value, measure.label - j, real(measure.label_value))
+        if measure.slopes != 0:
+            value = multiply(value, load_values(pointer_at(measure.slopes, zero), j, n))
         return value
 
-    @compiled
-    def block_softmax_minus_target(
-        logits, targets, n, reference, scale, target_scale, mass, mass_lost, others, output,
-        streams,
-    ):  # fmt: skip
-        # output_j = scale * exp(x_j - m) / factor - target_scale * t_j, except at a logit x_j = m
+    write_softmax_minus_target = writing(softmax_minus_target_values)
+
+    @inlined
+    def block_softmax_minus_target(logits, n, measure, reference, scale, output, streams):
+        # output_j = scale * exp(x_j - m) / factor - output_scale * t_j, except at a logit x_j = m
         # that has more than half of the softmax: there
-        # A*p_j - t_j = (A - t_j) - A*(sum_exp - 1)/sum_exp, which keeps its digits as p_j comes
-        # close to 1 (A is the mass of t, `others` is 1 - p_j).
-        scales = broadcast(real(scale))
-        first = reals_to_line(output, n, streams)
-        j = 0
-        while j < n:
-            left = first if j < first else min(line, n - j)
-            if left == line:
-                x = load(logits, j)
-                t = load(targets, j)
-            else:
-                x = load_partial(logits, j, left, zero)
-                t = load_partial(targets, j, left, zero)
-            value = softmax_minus_target(
-                x, t, left, reference, scales, target_scale, mass, mass_lost, others
-            )
-            if left == line:
-                store_line(output, j, value, streams)
-            else:
-                store_partial(output, j, value, left)
-            j += left
+        # B*p_j - t_j = (B - t_j) - B*(sum_exp - 1)/sum_exp, which keeps its digits as p_j comes
+        # close to 1 (B is `total`, `others` is 1 - p_j); and at the label.
+        values = measure_values_of(logits, measure, reference, scale)
+        write_softmax_minus_target(values, n, output, streams)
+
+    @inlined
+    def hessian_values(values, j, n):
+        measure = values.measure
+        p = measure_term(values, load_values(values.logits, j, n), j, n)
+        rest = choose_greater(
+            p, broadcast(half), broadcast(real(measure.others)), subtract(broadcast(one), p)
+        )
+        total = broadcast(real(measure.total * measure.output_scale))
+        return multiply(multiply(p, rest), total)
+
+    write_hessian = writing(hessian_values)
+
+    @inlined
+    def block_hessian(logits, n, measure, reference, scale, output, streams):
+        # output_j = output_scale * total * p_j * (1 - p_j), with p_j = scale * exp(x_j - m) / factor
+        values = measure_values_of(logits, measure, reference, scale)
+        write_hessian(values, n, output, streams)
+
+    @inlined
+    def hessian_product_values(values, j, n):
+        measured = values.measured
+        p = measure_term(measured, load_values(measured.logits, j, n), j, n)
+        return multiply(p, subtract(load_values(values.vectors, j, n), broadcast(values.mean)))
+
+    write_hessian_product = writing(hessian_product_values)
+
+    @inlined
+    def block_hessian_product(
+        logits, vectors, n, measure, reference, scale, mean, output, streams
+    ):  # fmt: skip
+        # output_j = scale * exp(x_j - m) / factor * (v_j - mean)
+        values = ProductValues(
+            measured=measure_values_of(logits, measure, reference, scale),
+            vectors=vectors,
+            mean=real(mean),
+        )
+        write_hessian_product(values, n, output, streams)
+
+    @compiled
+    def block_expectation(logits, tails, vectors, n, reference):
+        # The sum of exp(x_j - m) / factor * v_j, with v_j = m - x_j where there are no vectors. A
+        # class without probability adds nothing.
+        m = broadcast(reference.maximum)
+        sums = zero_sums(zero)
+        sums_lost = sums
+        for j in range(0, n, line):
+            x = load_up_to(logits, j, n - j, minus_infinity)
+            reduced = reduce(x, reference)
+            if tails != 0:
+                tail = load_values(pointer_at(tails, zero), j, n - j)
+                reduced = with_tail(reduced, tail)
+            v = subtract(m, x)
+            if vectors != 0:
+                v = load_values(pointer_at(vectors, zero), j, n - j)
+            term = put_together(reduced)
+            value = clear_equal(multiply(term, v), term, broadcast(zero))
+            sums_lost = add_lost(sums, value, sums_lost)
+            sums = add_to_sums(sums, value)
+        total, lost = fold_line_sum(sums, sums_lost)
+        return (total + lost) * reference.factor
+
+    @inlined
+    def label_gradient_values(values, j, n):
+        measure = values.measure
+        x = load_values(values.logits, j, n)
+        value = add(subtract(broadcast(values.maximum), x), broadcast(values.log_sum_exp))
+        value = multiply(value, broadcast(values.scale))
+        if measure.class_weights != 0:
+            value = multiply(value, load_values(pointer_at(measure.class_weights, zero), j, n))
+        probs = load_values(pointer_at(measure.probs, zero), j, n)
+        kept = clear_equal(value, probs, broadcast(zero))
+        return choose_equal(x, broadcast(minus_infinity), kept, value)
+
+    write_label_gradient = writing(label_gradient_values)
+
+    @inlined
+    def block_label_gradient(logits, n, measure, maximum, log_sum_exp, output, streams):
+        # output_j = output_scale * probs_scale * class_weights_j * ((m - x_j) + log(sum_exp)), the
+        # gradient with respect to a probability; 0 at a masked class without mass.
+        values = LabelGradientValues(
+            logits=logits,
+            measure=measure,
+            maximum=real(maximum),
+            log_sum_exp=real(log_sum_exp),
+            scale=real(measure.output_scale * measure.probs_scale),
+        )
+        write_label_gradient(values, n, output, streams)
 
     @compiled
     def block_log_softmax(logits, n, maximum, log_sum_exp, output, streams):
@@ -823,6 +1184,99 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
         if j < n:
             x = load_partial(logits, j, n - j, zero)
             store_partial(output, j, subtract(subtract(x, m), log_sum), n - j)
+
+    @compiled
+    def first_equal(values, n, value):
+        # The first of n values that equals `value`, or -1.
+        wanted = real(value)
+        for j in range(0, n, line):
+            if any_equal(load_up_to(values, j, n - j, nan), broadcast(wanted)):
+                for k in range(j, min(j + line, n)):
+                    if values[k] == wanted:
+                        return k
+        return -1
+
+    # ---- divergence of two rows ----
+
+    @inlined
+    def plain_term(d, reference):
+        # exp(d), for d <= 0 relative to which all is
+        return multiply(put_together(reduce(d, reference)), broadcast(real(reference.factor)))
+
+    @compiled
+    def row_softness(row, element, n_classes, temperature, buffer):
+        reference = reference_at(0.0)
+        divisor = broadcast(real(temperature))
+        size = element_size(element)
+        maxima = broadcast(minus_infinity)
+        for j in range(0, n_classes, BLOCK):
+            n = min(BLOCK, n_classes - j)
+            x = load_block(row + j * size, element, n, buffer)
+            for k in range(0, n, line):
+                maxima = maximum(load_up_to(x, k, n - k, minus_infinity), maxima)
+        largest = fold_maximum(maxima)
+        top = broadcast(largest)
+        sums = zero_sums(zero)
+        sums_lost = sums
+        count = 0
+        for j in range(0, n_classes, BLOCK):
+            n = min(BLOCK, n_classes - j)
+            row_block = load_block(row + j * size, element, n, buffer)
+            for k in range(0, n, line):
+                x = load_up_to(row_block, k, n - k, minus_infinity)
+                count += count_equal(x, top)
+                term = plain_term(divide(subtract(x, top), divisor), reference)
+                term = clear_equal(term, x, top)
+                sums_lost = add_lost(sums, term, sums_lost)
+                sums = add_to_sums(sums, term)
+        total, lost = fold_line_sum(sums, sums_lost)
+        above = (total + lost) + (np.float64(count) - 1.0)
+        # a row without a finite maximum has no count, and no softmax
+        y = above if above >= 0.0 else math.nan
+        return Softness(
+            maximum=np.float64(largest), log_sum=math.log1p(y), scale=1.0 / (1.0 + y)
+        )
+
+    @compiled
+    def block_divergence(
+        logits, partners, n, own, partner, temperature, output_scale, output
+    ):  # fmt: skip
+        # The sum of q_j * (exp(-d_j) - 1 + d_j), with p and q the softmax of logits and partners
+        # and d_j = log q_j - log p_j; where d_j is small from its series. Where there is an output
+        # (an address, or 0), output_j = output_scale * (p_j - q_j) / temperature.
+        reference = reference_at(0.0)
+        divisor = broadcast(real(temperature))
+        scale = broadcast(real(output_scale / temperature))
+        apart = broadcast(real(own.log_sum - partner.log_sum))
+        sums = zero_sums(zero)
+        sums_lost = sums
+        for j in range(0, n, line):
+            x = load_up_to(logits, j, n - j, minus_infinity)
+            u = load_up_to(partners, j, n - j, minus_infinity)
+            below = divide(subtract(x, broadcast(real(own.maximum))), divisor)
+            partner_below = divide(subtract(u, broadcast(real(partner.maximum))), divisor)
+            p = multiply(plain_term(below, reference), broadcast(real(own.scale)))
+            q = multiply(plain_term(partner_below, reference), broadcast(real(partner.scale)))
+            d = add(subtract(partner_below, below), apart)
+            series = broadcast(series_terms[0])
+            for k in range(1, last_power - 1):
+                series = multiply_add(series, negate(d), broadcast(series_terms[k]))
+            curve = multiply(multiply(d, d), series)  # exp(-d) - 1 + d
+            difference = subtract(p, q)
+            far_term = add(difference, clear_equal(multiply(q, d), q, broadcast(zero)))
+            near = broadcast(half)
+            size = magnitude(d)
+            value = choose_greater(near, size, multiply(q, curve), far_term)
+            sums_lost = add_lost(sums, value, sums_lost)
+            sums = add_to_sums(sums, value)
+            if output != 0:
+                gradient = choose_greater(
+                    near, size, multiply(q, subtract(curve, d)), difference
+                )
+                place = pointer_at(output, zero)
+                store_partial(place, j, multiply(gradient, scale), min(line, n - j))
+        total, lost = fold_line_sum(sums, sums_lost)
+        return total + lost
 
     return SimpleNamespace(
         real=real,
@@ -845,11 +1299,20 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
         shift_block=shift_block,
         block_maximum=block_maximum,
         block_sum=block_sum,
+        block_sum_with_tails=block_sum_with_tails,
         block_target=block_target,
+        block_spread=block_spread,
         block_is_within=block_is_within,
         block_softmax=block_softmax,
         block_softmax_minus_target=block_softmax_minus_target,
+        block_hessian=block_hessian,
+        block_hessian_product=block_hessian_product,
+        block_expectation=block_expectation,
+        block_label_gradient=block_label_gradient,
         block_log_softmax=block_log_softmax,
+        first_equal=first_equal,
+        row_softness=row_softness,
+        block_divergence=block_divergence,
         prefetch_ends=prefetch_ends,
         finish_streams=finish_streams,
         block_buffer=stack_buffer(BLOCK),

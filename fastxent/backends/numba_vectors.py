@@ -9,7 +9,7 @@ the one that is written. LLVM splits a vector that is wider than the machine's r
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from llvmlite import ir
 from numba import types
@@ -124,15 +124,34 @@ choose_equal = _choosing("==")
 choose_greater = _choosing(">")
 
 
+def _multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    return _call(builder, f"llvm.fma.{_suffix(a.type)}", a.type, [a, b, c])
+
+
 @intrinsic
 def multiply_add(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
     """a * b + c, rounded once."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        vector_type = arguments[0].type
-        return _call(builder, f"llvm.fma.{_suffix(vector_type)}", vector_type, list(arguments))
+        return _multiply_add(builder, *arguments)
 
     return a(a, b, c), codegen
+
+
+@intrinsic
+def negate(typingctx: Any, x: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.fneg(arguments[0])
+
+    return x(x), codegen
+
+
+@intrinsic
+def magnitude(typingctx: Any, x: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _maximum(builder, arguments[0], builder.fneg(arguments[0]))
+
+    return x(x), codegen
 
 
 @intrinsic
@@ -587,6 +606,64 @@ def sum_error(typingctx: Any, a: Any, b: Any) -> Any:
     return a(a, b), codegen
 
 
+class Pair(NamedTuple):
+    """Two vectors whose exact sum is meant; `low` is far below `value`."""
+
+    value: Any
+    low: Any
+
+
+def _pairing(emit: Callable[..., tuple[Any, Any]]) -> Any:
+    """An intrinsic that makes a Pair of two vectors, or of two Pairs."""
+
+    @intrinsic
+    def operation(typingctx: Any, a: Any, b: Any) -> Any:
+        pair = types.NamedUniTuple(a if isinstance(a, Vector) else a.dtype, 2, Pair)
+
+        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            parts = [
+                argument if isinstance(kind, Vector) else cgutils.unpack_tuple(builder, argument)
+                for kind, argument in zip((a, b), arguments, strict=True)
+            ]
+            return context.make_tuple(builder, pair, emit(builder, *parts))
+
+        return pair(a, b), codegen
+
+    return operation
+
+
+def _if_finite(builder: Any, value: Any) -> Any:
+    """`value` where it is finite, 0 elsewhere."""
+    zero = ir.Constant(value.type, [0.0] * value.type.count)
+    finite = builder.fcmp_ordered("==", builder.fsub(value, value), zero)
+    return builder.select(finite, value, zero)
+
+
+def _product_error(builder: Any, a: Any, b: Any) -> tuple[Any, Any]:
+    product = builder.fmul(a, b)
+    return product, _if_finite(builder, _multiply_add(builder, a, b, builder.fneg(product)))
+
+
+def _quotient_error(builder: Any, a: Any, b: Any) -> tuple[Any, Any]:
+    a_value, a_low = a
+    b_value, b_low = b
+    quotient = builder.fdiv(a_value, b_value)
+    product, product_low = _product_error(builder, quotient, b_value)
+    remainder = builder.fadd(
+        builder.fsub(builder.fsub(a_value, product), product_low),
+        builder.fsub(a_low, builder.fmul(quotient, b_low)),
+    )
+    return quotient, _if_finite(builder, builder.fdiv(remainder, b_value))
+
+
+# a + b exactly (Knuth); nothing is lost of a sum that is not finite.
+exact_sum = _pairing(_sum_error)
+# a * b exactly, unless what is lost is below the normal range.
+exact_product = _pairing(_product_error)
+# a / b, of Pairs, to twice the digits.
+divide_pairs = _pairing(_quotient_error)
+
+
 def _half(builder: Any, line: Any, first: int, lanes: int) -> Any:
     return builder.shuffle_vector(
         line,
@@ -753,6 +830,10 @@ def _narrow_float16(builder: Any, line: Any, lanes: int) -> Any:
     return builder.bitcast(halves, ir.VectorType(ir.IntType(16), lanes))
 
 
+def _narrow_float32(builder: Any, line: Any, lanes: int) -> Any:
+    return builder.bitcast(line, ir.VectorType(_INT32, lanes))
+
+
 def _narrow_bfloat16(builder: Any, line: Any, lanes: int) -> Any:
     integers = ir.VectorType(_INT32, lanes)
 
@@ -803,16 +884,16 @@ def _reading(bits: int, widen: Callable[[Any, Any, int], Any]) -> tuple[Any, Any
     return read_line, read_one
 
 
-def _writing(narrow: Callable[[Any, Any, int], Any]) -> tuple[Any, Any]:
-    """Two intrinsics that write 16-bit floats at an address: a line, and a scalar."""
+def _writing(bits: int, narrow: Callable[[Any, Any, int], Any]) -> tuple[Any, Any]:
+    """Two intrinsics that write floats of `bits` bits at an address: a line, and a scalar."""
 
     def emit(builder: Any, address: Any, line: Any, lanes: int) -> None:
         single = _vector_type(types.float32, lanes)
         if line.type != single:
             line = builder.fptrunc(line, single)
-        halves = narrow(builder, line, lanes)
-        place = builder.inttoptr(address, ir.PointerType(halves.type))
-        builder.store(halves, place, align=2)
+        narrowed = narrow(builder, line, lanes)
+        place = builder.inttoptr(address, ir.PointerType(narrowed.type))
+        builder.store(narrowed, place, align=bits // 8)
 
     @intrinsic
     def write_line(typingctx: Any, address: Any, value: Any) -> Any:
@@ -837,8 +918,9 @@ load_float16, load_one_float16 = _reading(16, _widen_float16)
 load_bfloat16, load_one_bfloat16 = _reading(16, _widen_bfloat16)
 load_float32, load_one_float32 = _reading(32, _widen_float32)
 load_float64, load_one_float64 = _reading(64, _widen_float64)
-store_float16, store_one_float16 = _writing(_narrow_float16)
-store_bfloat16, store_one_bfloat16 = _writing(_narrow_bfloat16)
+store_float16, store_one_float16 = _writing(16, _narrow_float16)
+store_bfloat16, store_one_bfloat16 = _writing(16, _narrow_bfloat16)
+store_float32, store_one_float32 = _writing(32, _narrow_float32)
 
 
 def separately(dispatcher: Any) -> Any:

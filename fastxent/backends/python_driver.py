@@ -18,7 +18,10 @@ from typing import Any
 import numpy as np
 
 from .context import (
+    BLOCK,
     ELEMENTS,
+    EMPTY,
+    FLOAT64,
     LAYOUT_LANES,
     LAYOUT_PLANES,
     LAYOUT_ROWS,
@@ -31,6 +34,7 @@ from .context import (
     TARGET_LABELS,
     TARGET_PROBS,
     Context,
+    Options,
     Program,
 )
 
@@ -115,7 +119,8 @@ def evaluate(
     mean: bool,
     chunk: int,
     n_threads: int,
-) -> tuple[int, int, float] | None:
+    options: Options | None = None,
+) -> tuple[int, float, float] | None:
     """Run a program: look at the target, stop where a row of it is wrong, then step by step.
 
     `fastxent.backends.evaluate` says what the arrays must be, and what comes back.
@@ -134,14 +139,23 @@ def evaluate(
     n_classes = logits.shape[_class_axis(program.layout)]
     n_rows = logits.size // n_classes
     n_segments = -(-n_classes // SEGMENT)
-    n_states = STATE_SIZE
+    given = Options() if options is None else options
+    if not _are_options(given, program, logits, n_rows, n_classes):
+        return None
+    states = given.states
     if any(extent == SEGMENTS for _, extent in program.steps):
-        if n_segments == 1:
+        if states is None and n_segments == 1:
             return None
-        n_states = STATE_SIZE * n_rows * n_segments
+        if states is not None and states.shape[1] != n_segments:
+            return None
+    if states is None:
+        states = np.zeros((n_rows, n_segments, STATE_SIZE))
+    n_segments = states.shape[1]
     if n_rows == 0:
-        return -1, 0, 0.0
-    states = np.zeros(n_states)
+        denominator = max(given.denominator, 0.0)
+        is_refused = mean and given.refuses_empty and denominator == 0
+        return (EMPTY, 0.0, 0.0) if is_refused else (-1, denominator, 0.0)
+    totals = np.zeros(4)
     wide_losses = np.empty(n_rows)
     stride, inner_stride, class_stride = _strides_of(logits, program.layout)
     context = Context(
@@ -154,18 +168,37 @@ def evaluate(
         logits_class_stride=class_stride,
         logits_element=program.logits_element,
         target=program.target,
+        class_offset=given.class_offset,
+        n_labels=given.n_labels or n_classes,
+        class_weights=_address_or_0(given.class_weights),
+        class_masses=_address_or_0(given.class_masses),
+        row_weights=_address_or_0(given.row_weights),
+        label_scale=given.label_scale,
+        smoothing=given.smoothing,
+        z_loss=given.z_loss,
+        temperature=given.temperature,
+        softcap=given.softcap,
+        transforms=given.temperature != 1 or given.softcap != 0,
+        hess_factor=given.hess_factor,
+        partners=_address_or_0(given.partners),
+        partners_stride=0
+        if given.partners is None
+        else _strides_of(given.partners, program.layout)[0],
+        partners_element=given.partners_element,
         losses=_address_of(wide_losses),
         states=_address_of(states),
+        totals=_address_of(totals),
     )
-    bad, n_kept = -1, n_rows
+    bad, denominator = -1, float(n_rows)
     if target is not None and program.target == TARGET_LABELS:
         context = context._replace(
             labels=_address_of(target),
             has_ignore_index=ignore_index is not None,
             ignore_index=ignore_index or 0,
         )
-        run(program.check, context.pack(), n_rows, n_rows, 1)
-        bad, n_kept = int(states[0]), int(states[1])
+        if program.check:
+            run(program.check, context.pack(), n_rows, n_rows, 1)
+            bad, denominator = int(totals[0]), float(totals[2 if given.weighs else 1])
     elif target is not None:
         context = context._replace(
             probs=_address_of(target),
@@ -173,12 +206,21 @@ def evaluate(
             probs_element=program.target_element,
             output_scale=program.largest,
         )
-        run(program.check, context.pack(), n_rows, chunk, n_threads)
-        wrong = np.isnan(wide_losses)
-        bad = int(wrong.argmax()) if wrong.any() else -1
+        if program.check:
+            run(program.check, context.pack(), n_rows, chunk, n_threads)
+            wrong = np.isnan(wide_losses)
+            bad = int(wrong.argmax()) if wrong.any() else -1
     if bad >= 0:
-        return bad, 0, 0.0
-    context = context._replace(output_scale=1.0 / n_kept if mean and n_kept else 1.0)
+        return bad, 0.0, 0.0
+    if given.denominator >= 0:
+        denominator = given.denominator
+    output_scale = 1.0
+    if mean:
+        if denominator == 0 and given.refuses_empty:
+            return EMPTY, 0.0, 0.0
+        output_scale = 1.0 / denominator if denominator else 0.0
+    context = context._replace(output_scale=output_scale)
+    totals[0] = 0.0
     if output is not None:
         stride, inner_stride, class_stride = _strides_of(output, program.layout)
         context = context._replace(
@@ -202,7 +244,7 @@ def evaluate(
     if losses is not None:
         with np.errstate(over="ignore"):  # a loss beyond the largest float32 is inf
             losses[...] = wide_losses.reshape(losses.shape)
-    return -1, n_kept, float(states[0])
+    return -1, denominator, float(totals[0])
 
 
 def is_apart(output: object, logits: object, target: object) -> bool:
@@ -229,6 +271,52 @@ def _is_target(target: Array | None, ignore_index: object, program: Program, log
             and _is_laid_out(target, program.layout, program.target_element, logits)
         )
     return target is None
+
+
+def _are_options(
+    options: Options, program: Program, logits: Array, n_rows: int, n_classes: int
+) -> bool:
+    """Whether all arrays among the options are as the kernels take them."""
+    weights, masses, states = options.class_weights, options.class_masses, options.states
+    element = np.float64 if program.logits_element == FLOAT64 else np.float32
+    return (
+        (weights is None) == (masses is None)
+        and (weights is None or _is_packed(weights, element, n_classes))
+        and (masses is None or _is_packed(masses, np.float64, -(-n_classes // BLOCK)))
+        and (
+            options.row_weights is None or _is_packed(options.row_weights, np.float64, n_rows)
+        )
+        and (
+            options.partners is None
+            or (
+                program.layout == LAYOUT_ROWS
+                and _is_laid_out(
+                    options.partners, program.layout, options.partners_element, logits
+                )
+            )
+        )
+        and (
+            states is None
+            or (
+                states.ndim == 3
+                and states.shape[0] == n_rows
+                and states.shape[1] >= 1
+                and states.shape[2] == STATE_SIZE
+                and _is_packed(states, np.float64, states.size)
+                and states.flags.writeable
+            )
+        )
+    )
+
+
+def _is_packed(array: Array, dtype: type[Any], size: int) -> bool:
+    """Whether it holds so many elements of a dtype, one after another."""
+    return (
+        array.dtype == dtype
+        and array.size == size
+        and array.flags.c_contiguous
+        and array.flags.aligned
+    )
 
 
 def _class_axis(layout: int) -> int:
@@ -277,6 +365,10 @@ def _has_room(losses: Array, logits: Array, layout: int) -> bool:
 
 def _fits_int64(number: int) -> bool:
     return -(2**63) <= number < 2**63
+
+
+def _address_or_0(array: Array | None) -> int:
+    return 0 if array is None else _address_of(array)
 
 
 def _address_of(array: Array) -> int:

@@ -1,0 +1,291 @@
+"""What is done to logits before their softmax: soft-capping, then a temperature (Numba twin).
+
+    y(x) = c tanh(x/c) / T
+
+The softmax needs differences y(x_j) - y(m), and an error of theirs is a relative error of an
+exponential: rounded, a difference of 40 would cost 20 ULP. So each is a Pair, two reals whose exact
+sum is meant. tanh comes from q = e^(-2|x|/c) as (1 - q)/(1 + q), all of it in Pairs.
+docs/numerics.md has the errors.
+
+-inf stays -inf, a class that is masked; +inf and NaN become NaN, as without a cap.
+"""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .numba_primitives import ARITHMETIC, Block, compiled, inlined
+from .numba_vectors import (
+    Pair,
+    add,
+    broadcast,
+    choose_equal,
+    choose_greater,
+    divide,
+    divide_pairs,
+    exact_product,
+    exact_sum,
+    fma,
+    lane,
+    load,
+    load_partial,
+    magnitude,
+    multiply,
+    multiply_add,
+    negate,
+    shift_bits,
+    store,
+    subtract,
+)
+
+
+class Transform(NamedTuple):
+    divides: Any  # whether the temperature is not 1
+    caps: Any
+    temperature: Any
+    cap: Any
+
+
+class TransformReference(NamedTuple):
+    """What differences are taken to: a finite logit m, and m capped."""
+
+    transform: Transform
+    maximum: Any
+    capped: Any
+
+
+class Gap(NamedTuple):
+    """A Pair of float64 numbers."""
+
+    value: Any
+    low: Any
+
+
+def make_transforms(real_bits: int, primitives: SimpleNamespace) -> SimpleNamespace:
+    """What is done to logits in float32 or float64 arithmetic, compiled when it is first called."""
+    arithmetic = ARITHMETIC[real_bits]
+    real = primitives.real
+    line = 512 // real_bits
+    zero = real(0.0)
+    one = real(1.0)
+    minus_infinity = real(-math.inf)
+    half = real(0.5)
+    two = real(2.0)
+    four = real(4.0)
+    cap_limit = real(arithmetic.cap_limit)
+    mantissa_bits = arithmetic.mantissa_bits
+    log2_e = real(float.fromhex(arithmetic.log2_e))
+    ln2_high = real(float.fromhex(arithmetic.ln2_high))
+    ln2_low = real(float.fromhex(arithmetic.ln2_low))
+    rounder = real(float.fromhex(arithmetic.rounder))
+    power_rounder = real(float.fromhex(arithmetic.rounder) + arithmetic.exponent_offset)
+    # 1/3! with what rounding leaves out of it: (1 - 6 sixth) / 6
+    sixth = real(1.0 / 6.0)
+    sixth_low = (
+        real(1.0 / 6.0 - float(sixth))
+        if real_bits == 32
+        else real(float.fromhex("0x1.5555555555555p-57"))
+    )
+    # 1/k! for the end of the exponential's series
+    last_power = arithmetic.last_power
+    series_terms = tuple(
+        real(1.0 / math.factorial(k)) for k in range(last_power, 3, -1)
+    )  # from the last one down to 1/4!
+
+    @inlined
+    def pair_of(number):
+        # A float64 number as a Pair.
+        value = real(number)
+        return Pair(value=broadcast(value), low=broadcast(real(number - np.float64(value))))
+
+    @inlined
+    def negative_power(n):
+        # 2^-n for integers n from 0 to the exponent's offset - 1.
+        return shift_bits(subtract(broadcast(power_rounder), n), mantissa_bits)
+
+    @inlined
+    def falling_exponential(v):
+        # e^-v for v >= 0 up to twice cap_limit: v = n ln2 - r, and
+        # e^r = 1 + r + r^2/2 + r^3/6 + r^4 (...), the first terms in Pairs.
+        to_integer = broadcast(rounder)
+        n = subtract(multiply_add(v.value, broadcast(log2_e), to_integer), to_integer)
+        # exact: near 0, or n is 0
+        high = subtract(multiply(n, broadcast(ln2_high)), v.value)
+        r = exact_sum(high, multiply(n, broadcast(ln2_low)))
+        r_low = subtract(r.low, v.low)
+        square = exact_product(r.value, r.value)
+        square_low = add(square.low, multiply(multiply(broadcast(two), r.value), r_low))
+        cube = exact_product(square.value, r.value)
+        cube_low = add(
+            cube.low, add(multiply(square_low, r.value), multiply(square.value, r_low))
+        )
+        third = exact_product(cube.value, broadcast(sixth))
+        third_low = add(
+            third.low,
+            add(
+                multiply(cube.value, broadcast(sixth_low)), multiply(cube_low, broadcast(sixth))
+            ),
+        )
+        series = broadcast(series_terms[0])
+        for k in range(1, last_power - 3):
+            series = multiply_add(series, r.value, broadcast(series_terms[k]))
+        fourth = multiply(multiply(square.value, square.value), series)
+        first_sum = exact_sum(broadcast(one), r.value)
+        second_sum = exact_sum(first_sum.value, multiply(square.value, broadcast(half)))
+        third_sum = exact_sum(second_sum.value, third.value)
+        low = add(
+            add(
+                add(add(first_sum.low, second_sum.low), third_sum.low),
+                add(r_low, multiply(square_low, broadcast(half))),
+            ),
+            add(third_low, fourth),
+        )
+        total = exact_sum(third_sum.value, low)
+        # in two steps: 2^-n itself may be below the normal range
+        part = subtract(add(multiply(n, broadcast(half)), to_integer), to_integer)
+        scale = negative_power(part)
+        rest = negative_power(subtract(n, part))
+        return Pair(
+            value=multiply(multiply(total.value, scale), rest),
+            low=multiply(multiply(total.low, scale), rest),
+        )
+
+    @compiled
+    def cap_logits(x, cap):
+        # c tanh(x/c), and its derivative 1 - tanh^2.
+        none = broadcast(zero)
+        limit = broadcast(cap_limit)
+        ratio = divide_pairs(Pair(value=magnitude(x), low=none), cap)
+        double_value = multiply(
+            broadcast(two), choose_greater(limit, ratio.value, ratio.value, limit)
+        )
+        double_low = multiply(
+            broadcast(two), choose_greater(limit, ratio.value, ratio.low, none)
+        )
+        q = falling_exponential(Pair(value=double_value, low=double_low))
+        below = exact_sum(broadcast(one), negate(q.value))
+        above = exact_sum(broadcast(one), q.value)
+        tangent = divide_pairs(
+            Pair(value=below.value, low=subtract(below.low, q.low)),
+            Pair(value=above.value, low=add(above.low, q.low)),
+        )
+        capped = exact_product(cap.value, tangent.value)
+        low = add(
+            capped.low, add(multiply(cap.value, tangent.low), multiply(cap.low, tangent.value))
+        )
+        slope = divide(
+            multiply(broadcast(four), q.value), multiply(above.value, above.value)
+        )
+        signed = Pair(
+            value=choose_greater(none, x, negate(capped.value), capped.value),
+            low=choose_greater(none, x, negate(low), low),
+        )
+        return signed, slope
+
+    @inlined
+    def transform_relative_to(maximum, temperature, softcap):
+        m = broadcast(real(maximum))
+        cap = pair_of(softcap)
+        capped = Pair(value=broadcast(zero), low=broadcast(zero))
+        if softcap != 0.0:
+            capped = cap_logits(m, cap)[0]
+        return TransformReference(
+            transform=Transform(
+                divides=temperature != 1.0, caps=softcap != 0.0, temperature=pair_of(temperature),
+                cap=cap,
+            ),
+            maximum=m,
+            capped=capped,
+        )  # fmt: skip
+
+    @inlined
+    def transformed_difference(x, reference):
+        # y(x) - y(m), and y'(x) T.
+        none = broadcast(zero)
+        slope = broadcast(one)
+        if reference.transform.caps:
+            own, slope = cap_logits(x, reference.transform.cap)
+            other = reference.capped
+            whole = exact_sum(own.value, negate(other.value))
+            whole = exact_sum(whole.value, add(whole.low, subtract(own.low, other.low)))
+            difference = Pair(
+                value=choose_equal(x, reference.maximum, none, whole.value),
+                low=choose_equal(x, reference.maximum, none, whole.low),
+            )
+        else:
+            difference = exact_sum(x, negate(reference.maximum))
+        if reference.transform.divides:
+            difference = divide_pairs(difference, reference.transform.temperature)
+        # x - x: 0, or NaN for what is not finite
+        masked = broadcast(minus_infinity)
+        value = add(difference.value, subtract(x, x))
+        difference = Pair(
+            value=choose_equal(x, masked, x, value),
+            low=choose_equal(x, masked, none, difference.low),
+        )
+        return difference, slope
+
+    @compiled
+    def transformed_gap(x, m, temperature, softcap):
+        # y(x) - y(m); where x or m is infinite what comes of their difference.
+        if softcap == 0.0:
+            difference = x - m
+            part = difference - x
+            error = (x - (difference - part)) + (-m - part)
+            quotient = difference / temperature
+            if quotient - quotient != 0.0:
+                return Gap(value=quotient, low=0.0)
+            remainder = fma(-quotient, temperature, difference) + error
+            return Gap(value=quotient, low=remainder / temperature)
+        if x - x != 0.0 or m - m != 0.0:
+            return Gap(value=x - m, low=0.0)
+        reference = transform_relative_to(m, temperature, softcap)
+        found = transformed_difference(broadcast(real(x)), reference)[0]
+        return Gap(value=np.float64(lane(found.value, 0)), low=np.float64(lane(found.low, 0)))
+
+    @compiled
+    def transformed_value(x, temperature, softcap):
+        # y(x) for a finite x; the others stay what they are.
+        if x - x != 0.0:
+            return x
+        if softcap == 0.0:
+            return x / temperature
+        capped = cap_logits(broadcast(real(x)), pair_of(softcap))[0]
+        value = np.float64(lane(capped.value, 0))
+        return (value + np.float64(lane(capped.low, 0))) / temperature
+
+    @compiled
+    def transform_block(block, maximum, temperature, softcap, transformed):
+        # The transformed logits less that of `maximum`, in the block's own buffer; their tails and
+        # slopes.
+        reference = transform_relative_to(maximum, temperature, softcap)
+        n = block.n
+        for j in range(0, n, line):
+            if j + line <= n:
+                x = load(block.logits, j)
+            else:
+                x = load_partial(block.logits, j, n - j, real(maximum))
+            difference, slope = transformed_difference(x, reference)
+            store(block.buffer, j, difference.value)
+            store(transformed.tails, j, difference.low)
+            store(transformed.slopes, j, slope)
+        return Block(
+            logits=block.buffer,
+            n=n,
+            ahead=block.ahead,
+            written=block.written,
+            line_bytes=block.line_bytes,
+            maximum=block.maximum,
+            group_maxima=block.group_maxima,
+            buffer=block.buffer,
+        )
+
+    return SimpleNamespace(
+        transformed_gap=transformed_gap,
+        transformed_value=transformed_value,
+        transform_block=transform_block,
+    )

@@ -1,0 +1,142 @@
+"""What is known of every row, in one call."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ._call import NO_LABELS, Batch
+from ._options import asked_for
+from ._reduce import result_dtype
+from ._validation import Array
+from .backends.context import STATE_SIZE, Options
+
+
+class RowStats(NamedTuple):
+    """Arrays with a number for every row; what needs labels is None without them."""
+
+    losses: Array | None
+    logsumexp: Array
+    label_log_prob: Array | None
+    entropy: Array
+    argmax: Array
+    correct: Array | None
+    max_prob: Array
+
+
+def row_stats(
+    logits: object,
+    labels: object = None,
+    *,
+    axis: int = -1,
+    class_weight: object = None,
+    sample_weight: object = None,
+    label_smoothing: float = 0.0,
+    ignore_index: int | None = None,
+    temperature: float = 1.0,
+    softcap: float | None = None,
+    z_loss: float = 0.0,
+    backend: str | None = None,
+    n_threads: int | None = None,
+) -> RowStats:
+    """Losses, log-probabilities, entropies and predictions of every row.
+
+    For a row of logits x, with y the logits after softcap and temperature and p = softmax(y),
+
+        logsumexp      = log sum_j exp(y_j)
+        label_log_prob = log p_label, or sum_j labels_j * log p_j
+        entropy        = -sum_j p_j * log p_j
+        argmax         = the first class with the largest logit;   max_prob = its p
+        correct        = argmax is the label, or that of the probabilities
+
+    Perplexity is exp(-mean of label_log_prob), accuracy the mean of correct, both over the rows
+    that are not ignored; max_prob beside correct gives calibration.
+
+    Parameters
+    ----------
+    logits : array of float16, bfloat16, float32 or float64
+    labels : array, optional
+        As for `cross_entropy`.
+    axis, class_weight, sample_weight, label_smoothing, ignore_index, temperature, softcap, z_loss,
+    backend, n_threads
+        As for `cross_entropy`. Weights, smoothing and z_loss change `losses` alone.
+
+    Returns
+    -------
+    RowStats
+        A named tuple of arrays of `logits`' shape without the class axis: float64 for float64
+        logits, float32 otherwise, nats; argmax int64, correct bool. Without labels losses,
+        label_log_prob and correct are None. Of an ignored row all are 0, argmax is -1. Of a row
+        without a softmax (NaN, +inf, -inf alone) argmax is -1, and the others are NaN but for a
+        logsumexp of inf or -inf.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `cross_entropy`.
+
+    Notes
+    -----
+    entropy = log S + sum_j e_j * (m - y_j) / S with e_j = exp(y_j - m) and S = sum_j e_j: no term is
+    negative. After Blanchard, Higham and Higham (2021), as `cross_entropy`.
+
+    Examples
+    --------
+    >>> import numpy as np, fastxent
+    >>> logits = np.array([[2.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    >>> stats = fastxent.row_stats(logits, np.array([0, 1]))
+    >>> stats.correct
+    array([ True, False])
+    >>> print(f"{np.exp(-stats.label_log_prob.mean()):.4f}")  # perplexity
+    1.9524
+    >>> stats.entropy[1] == np.log(3.0)
+    np.True_
+    """
+    asked = asked_for(
+        class_weight=class_weight, sample_weight=sample_weight, label_smoothing=label_smoothing,
+        temperature=temperature, softcap=softcap, z_loss=z_loss,
+    )  # fmt: skip
+    given = NO_LABELS if labels is None else labels
+    batch = Batch(logits, given, axis, backend, n_threads, ignore_index, asked, "none")
+    shape, dtype = batch.shape, result_dtype(batch.logits)
+    losses, table = _describe(batch)
+
+    def column(k: int) -> Array:
+        with np.errstate(over="ignore"):  # what float32 cannot hold is inf
+            values: Array = table[:, k].reshape(shape).astype(dtype)
+        return values
+
+    argmax = table[:, 3].reshape(shape).astype(np.int64)
+    label_log_prob, correct = None, None
+    if batch.labels is None:
+        losses = None
+    elif batch.has_probs:
+        label_log_prob = column(1)
+        if class_weight is not None:
+            # with weights the sum over the probabilities is a weighted one
+            plain = (batch.options or Options())._replace(class_weights=None, class_masses=None)
+            table = _describe(batch, plain)[1]
+            label_log_prob = column(1)
+        correct = argmax == np.argmax(batch.labels, axis=batch.axis)
+    else:
+        label_log_prob = column(1)
+        correct = (argmax == batch.labels) & (argmax >= 0)
+    return RowStats(
+        losses=losses,
+        logsumexp=column(0),
+        label_log_prob=label_log_prob,
+        entropy=column(2),
+        argmax=argmax,
+        correct=correct,
+        max_prob=column(4),
+    )
+
+
+def _describe(batch: Batch, options: Options | None = None) -> tuple[Any, Array]:
+    """The losses, and what `rows_describe` leaves behind for each row."""
+    n_rows = int(np.prod(batch.shape, dtype=np.int64))
+    states = np.zeros((n_rows, 1, STATE_SIZE))
+    options = (options or batch.options or Options())._replace(states=states)
+    losses, _ = batch.evaluate("none", task="describe", options=options)
+    return losses, states[:, 0, :]
