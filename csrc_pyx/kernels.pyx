@@ -625,13 +625,12 @@ cdef void write_output(
         and share.spread == 0.0 and context.transforms == 0
     )
     measure = Measure(
-        probs=NULL, class_weights=NULL, probs_scale=share.probs, spread=share.spread, tails=NULL,
-        slopes=NULL, total=total.value, total_lost=total.value_lost, others=others_share(state),
+        probs=NULL, class_weights=NULL, probs_scale=share.probs, spread=share.spread,
+        transformed=NULL, total=total.value, total_lost=total.value_lost, others=others_share(state),
         output_scale=output_scale, label=-1, label_value=label_value,
     )
     if context.transforms != 0:
-        measure.tails = transformed.tails
-        measure.slopes = transformed.slopes
+        measure.transformed = &transformed
     j = start
     while j < stop:
         destination = context.output + i * context.output_stride + j * element_size(element)

@@ -359,10 +359,11 @@ typedef struct {
 } Block;
 
 /* What logits that are capped or divided by a temperature have besides: their differences to the
- * maximum are logits + tails, and slopes are the derivatives of what was done to them. */
+ * maximum are logits + tails, and the derivatives of what was done to them slopes + slope_tails. */
 typedef struct {
   real tails[BLOCK];
   real slopes[BLOCK];
+  real slope_tails[BLOCK];
 } Transformed;
 
 /* Elements j to j + n of a row at `row`, before its maximum is known. `output` is where the row's
@@ -419,11 +420,12 @@ static inline void transform_block(Block *block, double maximum, double temperat
     const int64_t n = block->n - j < LANES ? block->n - j : LANES;
     const vec x =
         n == LANES ? load(block->logits + j) : load_partial(block->logits + j, n, (real)maximum);
-    vec slope;
+    Pair slope;
     const Pair difference = transformed_difference(x, &reference, &slope);
     store(block->buffer + j, difference.value);
     store(transformed->tails + j, difference.low);
-    store(transformed->slopes + j, slope);
+    store(transformed->slopes + j, slope.value);
+    store(transformed->slope_tails + j, slope.low);
   }
   block->logits = block->buffer;
 }
@@ -791,8 +793,7 @@ typedef struct {
   const real *class_weights;
   double probs_scale;
   double spread;
-  const real *tails;   /* of a transformed block, or NULL */
-  const real *slopes;
+  const Transformed *transformed; /* what a transformed block has besides, or NULL */
   double total;        /* what the softmax is multiplied by */
   double total_lost;
   double others;       /* 1 - exp(m - m)/sum_exp */
@@ -820,8 +821,9 @@ static inline MeasureValues measure_values_of(const real *logits, const Measure 
 
 static inline vec measure_term(const MeasureValues *with, vec x, int64_t j, int64_t n) {
   const Reduced reduced = reduce(x, &with->reference, &with->table);
-  if (!with->measure.tails) return scaled(reduced, with->scale);
-  return scaled(with_tail(reduced, load_values(with->measure.tails, j, n)), with->scale);
+  const Transformed *transformed = with->measure.transformed;
+  if (!transformed) return scaled(reduced, with->scale);
+  return scaled(with_tail(reduced, load_values(transformed->tails, j, n)), with->scale);
 }
 
 /* One t_j in float64. */
@@ -838,8 +840,11 @@ static inline vec softmax_minus_target_values(const void *closure, int64_t j, in
   vec t = keep(x != broadcast((real)-INFINITY), with->spread);
   if (measure->probs)
     t = multiply_add(load_values(measure->probs, j, n), with->probs_scale, t);
-  if (measure->class_weights) t *= load_values(measure->class_weights, j, n);
-  vec value = measure_term(with, x, j, n) - t;
+  vec value = measure_term(with, x, j, n);
+  if (measure->class_weights)
+    value = multiply_add(-t, load_values(measure->class_weights, j, n), value);
+  else
+    value -= t;
   const real m = with->reference.maximum;
   if (measure->others < 0.5 && any_equal(x, broadcast(m)))
     for (int64_t k = 0; k < n; k++)
@@ -850,7 +855,10 @@ static inline vec softmax_minus_target_values(const void *closure, int64_t j, in
                            measure->total * measure->others));
   if ((uint64_t)(measure->label - j) < (uint64_t)n)
     value = replace_lane(value, measure->label - j, (real)measure->label_value);
-  if (measure->slopes) value *= load_values(measure->slopes, j, n);
+  if (measure->transformed) {
+    const vec low = value * load_values(measure->transformed->slope_tails, j, n);
+    value = multiply_add(value, load_values(measure->transformed->slopes, j, n), low);
+  }
   return value;
 }
 
@@ -992,16 +1000,15 @@ typedef struct {
   double scale;
 } Softness;
 
-/* exp(d), for d <= 0 relative to which all is */
-static inline vec plain_term(vec d, const Reference *reference, const Table *table) {
-  return put_together(reduce(d, reference, table)) * broadcast((real)reference->factor);
+/* exp(d) / factor */
+static inline vec pair_term(Pair d, const Reference *reference, const Table *table) {
+  return put_together(with_tail(reduce(d.value, reference, table), d.low));
 }
 
 static inline Softness row_softness(const char *row, int64_t element, int64_t n_classes,
                                     double temperature, real *buffer) {
   const Reference reference = reference_at(0);
   const Table table = make_table();
-  const vec divisor = broadcast((real)temperature);
   vec largest = broadcast((real)-INFINITY);
   for (int64_t j = 0; j < n_classes; j += BLOCK) {
     const int64_t n = n_classes - j < BLOCK ? n_classes - j : BLOCK;
@@ -1011,7 +1018,7 @@ static inline Softness row_softness(const char *row, int64_t element, int64_t n_
     if (k < n) largest = maximum(load_partial(x + k, n - k, (real)-INFINITY), largest);
   }
   const double m = (double)fold_maximum(largest);
-  const vec top = broadcast((real)m);
+  const TransformReference top = transform_relative_to(m, temperature, 0);
   line_sum sums;
   memset(&sums, 0, sizeof sums);
   int64_t count = 0;
@@ -1023,12 +1030,14 @@ static inline Softness row_softness(const char *row, int64_t element, int64_t n_
         const int64_t first = k + c * LANES, left = n - first;
         const vec x = left >= LANES ? load(row_block + first)
                                     : load_partial(row_block + first, left, (real)-INFINITY);
-        const vec term = plain_term((x - top) / divisor, &reference, &table);
-        line_sum_add(&sums, c, clear_equal(term, x, top, &count));
+        Pair slope;
+        const Pair d = transformed_difference(x, &top, &slope);
+        const vec term = pair_term(d, &reference, &table);
+        line_sum_add(&sums, c, clear_equal(term, x, top.maximum, &count));
       }
   }
   const LineTotal sum = line_sum_total(&sums);
-  const double above = (sum.total + sum.lost) + ((double)count - 1);
+  const double above = (sum.total + sum.lost) * reference.factor + ((double)count - 1);
   /* a row without a finite maximum has no count, and no softmax */
   const double y = above >= 0 ? above : (double)NAN;
   return (Softness){m, log1p(y), 1 / (1 + y)};
@@ -1042,8 +1051,11 @@ static inline double block_divergence(const real *logits, const real *partners, 
                                       double output_scale, real *output) {
   const Reference reference = reference_at(0);
   const Table table = make_table();
-  const vec divisor = broadcast((real)temperature), none = broadcast(0);
-  const vec scale = broadcast((real)(output_scale / temperature));
+  const TransformReference top = transform_relative_to(own.maximum, temperature, 0);
+  const TransformReference partner_top = transform_relative_to(partner.maximum, temperature, 0);
+  const vec none = broadcast(0), scale = broadcast((real)(output_scale / temperature));
+  const vec own_scale = broadcast((real)(own.scale * reference.factor));
+  const vec partner_scale = broadcast((real)(partner.scale * reference.factor));
   line_sum sums;
   memset(&sums, 0, sizeof sums);
   for (int64_t j = 0; j < n; j += LINE)
@@ -1053,11 +1065,14 @@ static inline double block_divergence(const real *logits, const real *partners, 
                                    : load_partial(logits + first, count, (real)-INFINITY);
       const vec u = count == LANES ? load(partners + first)
                                    : load_partial(partners + first, count, (real)-INFINITY);
-      const vec below = (x - broadcast((real)own.maximum)) / divisor;
-      const vec partner_below = (u - broadcast((real)partner.maximum)) / divisor;
-      const vec p = plain_term(below, &reference, &table) * broadcast((real)own.scale);
-      const vec q = plain_term(partner_below, &reference, &table) * broadcast((real)partner.scale);
-      const vec d = (partner_below - below) + broadcast((real)(own.log_sum - partner.log_sum));
+      Pair slope;
+      const Pair below = transformed_difference(x, &top, &slope);
+      const Pair partner_below = transformed_difference(u, &partner_top, &slope);
+      const vec p = pair_term(below, &reference, &table) * own_scale;
+      const vec q = pair_term(partner_below, &reference, &table) * partner_scale;
+      const Pair apart = exact_sum(partner_below.value, -below.value);
+      const vec d = (apart.value + broadcast((real)(own.log_sum - partner.log_sum))) +
+                    (apart.low + (partner_below.low - below.low));
       vec series = broadcast((real)(1.0 / FACTORIALS[LAST_POWER]));
 #pragma GCC unroll 16
       for (int k = LAST_POWER - 1; k > 1; k--)

@@ -23,7 +23,6 @@ cdef extern from "primitives.h" nogil:
         double rest_lost
     ctypedef struct Transformed:
         real* tails
-        real* slopes
     ctypedef struct Gap:
         double value
         double low
@@ -38,8 +37,7 @@ cdef extern from "primitives.h" nogil:
         const real* class_weights
         double probs_scale
         double spread
-        const real* tails
-        const real* slopes
+        const Transformed* transformed
         double total
         double total_lost
         double others

@@ -85,7 +85,7 @@ static inline Pair falling_exponential(Pair v) {
 }
 
 /* c tanh(x/c), and its derivative 1 - tanh^2. */
-static inline Pair cap_logits(vec x, Pair cap, vec *slope) {
+static inline Pair cap_logits(vec x, Pair cap, Pair *slope) {
   const vec limit = broadcast((real)CAP_LIMIT);
   Pair ratio = divide_pairs((Pair){magnitude(x), broadcast(0)}, cap);
   const vec_bits within = ratio.value < limit;
@@ -100,8 +100,7 @@ static inline Pair cap_logits(vec x, Pair cap, vec *slope) {
   capped.low += cap.value * tangent.low + cap.low * tangent.value;
   Pair square = exact_product(above.value, above.value);
   square.low += 2 * above.value * above.low;
-  const Pair quotient = divide_pairs((Pair){4 * q.value, 4 * q.low}, square);
-  *slope = quotient.value + quotient.low;
+  *slope = divide_pairs((Pair){4 * q.value, 4 * q.low}, square);
   const vec_bits negative = x < broadcast(0);
   return (Pair){choose(negative, -capped.value, capped.value),
                 choose(negative, -capped.low, capped.low)};
@@ -118,17 +117,18 @@ static inline TransformReference transform_relative_to(double maximum, double te
                                                        double softcap) {
   TransformReference reference = {make_transform(temperature, softcap), broadcast((real)maximum),
                                   {broadcast(0), broadcast(0)}};
-  vec slope;
+  Pair slope;
   if (reference.transform.caps)
     reference.capped = cap_logits(reference.maximum, reference.transform.cap, &slope);
   return reference;
 }
 
 /* y(x) - y(m), and y'(x) T, which is 1 at a class that is masked. */
-static inline Pair transformed_difference(vec x, const TransformReference *reference, vec *slope) {
+static inline Pair transformed_difference(vec x, const TransformReference *reference,
+                                          Pair *slope) {
   const vec none = broadcast(0);
   Pair difference;
-  *slope = broadcast(1);
+  *slope = (Pair){broadcast(1), none};
   if (reference->transform.caps) {
     const Pair own = cap_logits(x, reference->transform.cap, slope), other = reference->capped;
     difference = exact_sum(own.value, -other.value);
@@ -145,7 +145,8 @@ static inline Pair transformed_difference(vec x, const TransformReference *refer
   const vec_bits masked = x == broadcast((real)-INFINITY);
   difference.value = choose(masked, x, difference.value + (x - x));
   difference.low = choose(masked, none, difference.low);
-  *slope = choose(masked, broadcast(1), *slope);
+  slope->value = choose(masked, broadcast(1), slope->value);
+  slope->low = choose(masked, none, slope->low);
   return difference;
 }
 
@@ -166,7 +167,7 @@ static inline Gap transformed_gap(double x, double m, double temperature, double
   }
   if (x - x != 0 || m - m != 0) return (Gap){x - m, 0};
   const TransformReference reference = transform_relative_to(m, temperature, softcap);
-  vec slope;
+  Pair slope;
   const Pair found = transformed_difference(broadcast((real)x), &reference, &slope);
   return (Gap){(double)found.value[0], (double)found.low[0]};
 }
@@ -175,7 +176,7 @@ static inline Gap transformed_gap(double x, double m, double temperature, double
 static inline double transformed_value(double x, double temperature, double softcap) {
   if (x - x != 0) return x;
   if (softcap == 0.0) return x / temperature;
-  vec slope;
+  Pair slope;
   const Pair capped = cap_logits(broadcast((real)x), pair_of(softcap), &slope);
   return ((double)capped.value[0] + (double)capped.low[0]) / temperature;
 }

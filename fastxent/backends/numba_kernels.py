@@ -12,14 +12,19 @@ A row is read block by block. Every block folds into one small state,
     maximum     m, the largest logit
     count       how many logits equal m, each of which adds exactly 1
     rest        sum over the others of exp(x_j - m)              sum_exp = count + rest
-    target_dot  sum_j t_j * (m - x_j)                            (probabilities only)
-    mass        sum_j t_j                                        (probabilities only)
+    target_dot  sum_j q_j * (m - x_j)                            (probabilities q only)
+    mass        sum_j q_j                                        (probabilities q only)
+    spread_dot  sum_j w_j * (m - x_j), over unmasked classes     (smoothing only)
+    spread_mass sum_j w_j                                        (smoothing only)
 
-together with what rounding has lost of each of the last three sums. Loss and gradient follow from
-it without a difference of nearly equal numbers:
+together with what rounding has lost of each sum but the counts. With t the measure that labels and
+options make (`Share`), loss and gradient follow without a difference of nearly equal numbers:
 
-    loss       = sum_j t_j * (m - x_j) + mass * log(sum_exp)
-    gradient_j = mass * exp(x_j - m) / sum_exp - t_j
+    loss       = sum_j t_j * (m - x_j) + A * log(sum_exp) + z * logsumexp^2     A = sum_j t_j
+    gradient_j = (A + 2 * z * logsumexp) * exp(x_j - m) / sum_exp - t_j
+
+Logits that are capped or divided by a temperature stand for y(x_j), maxima for y(m). States hold
+m itself; differences are taken by `gap`.
 """
 
 from __future__ import annotations
@@ -37,22 +42,31 @@ from numba import carray, cfunc, types
 
 from .context import (
     CONTEXT_DTYPE,
+    OUTPUT_GRADIENT,
+    OUTPUT_HESSIAN,
+    OUTPUT_HESSIAN_PRODUCT,
+    OUTPUT_LABEL_GRADIENT,
     OUTPUT_LOG_SOFTMAX,
     OUTPUT_NOTHING,
     STATE_SIZE,
     TARGET_LABELS,
+    TARGET_NOTHING,
     TARGET_PROBS,
 )
-from .numba_lanes import LaneSums, make_lanes
+from .numba_lanes import LaneSpread, LaneSums, make_lanes
 from .numba_primitives import (
     BLOCK,
     Block,
+    BlockSpread,
     BlockSum,
     BlockTarget,
+    Measure,
+    Transformed,
     compiled,
     inlined,
     make_primitives,
 )
+from .numba_transform import Gap, make_transforms
 from .numba_vectors import address_of, finish_streams, fma, pointer_at, stack_buffer
 
 INFINITY = math.inf
@@ -81,6 +95,33 @@ class State(NamedTuple):
     target_dot_lost: Any
     mass: Any
     mass_lost: Any
+    spread_dot: Any
+    spread_dot_lost: Any
+    spread_mass: Any
+    spread_mass_lost: Any
+    n_unmasked: Any
+    label_logit: Any
+    label_weight: Any
+    label_count: Any
+
+
+class Share(NamedTuple):
+    """What labels and options make of a row.
+
+    The numbers of its measure, and what all is multiplied by.
+    """
+
+    weight: Any
+    label: Any
+    probs: Any
+    spread: Any
+
+
+class Total(NamedTuple):
+    """A sum, and what rounding has lost of it."""
+
+    value: Any
+    value_lost: Any
 
 
 class Reading(NamedTuple):
@@ -88,6 +129,33 @@ class Reading(NamedTuple):
 
     current: Block
     next: Block
+
+
+@inlined
+def with_maximum(state, maximum):
+    """The state with another maximum."""
+    return State(
+        maximum=maximum, count=state.count, rest=state.rest, rest_lost=state.rest_lost,
+        target_dot=state.target_dot, target_dot_lost=state.target_dot_lost, mass=state.mass,
+        mass_lost=state.mass_lost, spread_dot=state.spread_dot,
+        spread_dot_lost=state.spread_dot_lost, spread_mass=state.spread_mass,
+        spread_mass_lost=state.spread_mass_lost, n_unmasked=state.n_unmasked,
+        label_logit=state.label_logit, label_weight=state.label_weight,
+        label_count=state.label_count,
+    )  # fmt: skip
+
+
+@inlined
+def with_label_of(state, logit, weight, count):
+    """The state with another label."""
+    return State(
+        maximum=state.maximum, count=state.count, rest=state.rest, rest_lost=state.rest_lost,
+        target_dot=state.target_dot, target_dot_lost=state.target_dot_lost, mass=state.mass,
+        mass_lost=state.mass_lost, spread_dot=state.spread_dot,
+        spread_dot_lost=state.spread_dot_lost, spread_mass=state.spread_mass,
+        spread_mass_lost=state.spread_mass_lost, n_unmasked=state.n_unmasked, label_logit=logit,
+        label_weight=weight, label_count=count,
+    )  # fmt: skip
 
 
 def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
@@ -108,15 +176,29 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
     shift_block = primitives.shift_block
     block_maximum = primitives.block_maximum
     block_sum = primitives.block_sum
+    block_sum_with_tails = primitives.block_sum_with_tails
     block_target = primitives.block_target
+    block_spread = primitives.block_spread
     block_is_within = primitives.block_is_within
     block_softmax = primitives.block_softmax
     block_softmax_minus_target = primitives.block_softmax_minus_target
+    block_hessian = primitives.block_hessian
+    block_hessian_product = primitives.block_hessian_product
+    block_expectation = primitives.block_expectation
+    block_label_gradient = primitives.block_label_gradient
     block_log_softmax = primitives.block_log_softmax
+    first_equal = primitives.first_equal
+    row_softness = primitives.row_softness
+    block_divergence = primitives.block_divergence
     prefetch_ends = primitives.prefetch_ends
     block_buffer = primitives.block_buffer
     group_maxima_buffer = primitives.group_maxima_buffer
     zero = real(0.0)
+
+    transforms = make_transforms(real_bits, primitives)
+    transformed_gap = transforms.transformed_gap
+    transformed_value = transforms.transformed_value
+    transform_block = transforms.transform_block
 
     tiles = make_lanes(real_bits, primitives)
     lanes = tiles.lanes
@@ -126,6 +208,9 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
     store_tile = tiles.store_tile
     sum_tile = tiles.sum_tile
     softmax_tile = tiles.softmax_tile
+    spread_tile = tiles.spread_tile
+    subtract_spread_from_tile = tiles.subtract_spread_from_tile
+    hessian_tile = tiles.hessian_tile
     log_softmax_tile = tiles.log_softmax_tile
 
     lanes_buffer = stack_buffer(16)
@@ -134,7 +219,9 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
     def empty_state():
         return State(
             maximum=-INFINITY, count=0.0, rest=0.0, rest_lost=0.0, target_dot=0.0,
-            target_dot_lost=0.0, mass=0.0, mass_lost=0.0,
+            target_dot_lost=0.0, mass=0.0, mass_lost=0.0, spread_dot=0.0, spread_dot_lost=0.0,
+            spread_mass=0.0, spread_mass_lost=0.0, n_unmasked=0.0, label_logit=0.0,
+            label_weight=0.0, label_count=0.0,
         )  # fmt: skip
 
     @inlined
@@ -146,71 +233,116 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
             return 0.0
         return (a - (total - part)) + (b - part)
 
+    @inlined
+    def gap(context, a, b):
+        # y(a) - y(b), and what rounding has lost of it.
+        if context.transforms != 0:
+            return transformed_gap(a, b, context.temperature, context.softcap)
+        return Gap(value=a - b, low=lost(a, -b))
+
+    @inlined
+    def value_of(context, x):
+        # y(x)
+        if context.transforms != 0:
+            return transformed_value(x, context.temperature, context.softcap)
+        return x
+
     @compiled
-    def raise_maximum(state, maximum):
+    def raise_maximum(context, state, maximum):
         # The same state, relative to a maximum at least as large as its own.
         if maximum == state.maximum:
             return state
-        if state.maximum == -INFINITY and state.rest == 0.0 and state.mass == 0.0:
-            return State(
-                maximum=maximum, count=state.count, rest=state.rest, rest_lost=state.rest_lost,
-                target_dot=state.target_dot, target_dot_lost=state.target_dot_lost,
-                mass=state.mass, mass_lost=state.mass_lost,
-            )  # fmt: skip
-        # state.maximum - maximum = difference + error exactly, and to float64
-        # exp(difference + error) = exp(difference) * (1 + error). Far down the exponential alone
-        # would be subnormal and short of digits, so it is kept e^128 too large until the end.
-        difference = state.maximum - maximum
-        error = lost(state.maximum, -maximum)
+        if (
+            state.maximum == -INFINITY
+            and state.rest == 0.0
+            and state.mass == 0.0
+            and state.spread_mass == 0.0
+        ):
+            return with_maximum(state, maximum)
+        # y(state.maximum) - y(maximum) = value + low, and to float64
+        # exp(value + low) = exp(value) * (1 + low). Far down the exponential alone would be
+        # subnormal and short of digits, so it is kept e^128 too large until the end.
+        difference = gap(context, state.maximum, maximum)
         base = state.maximum if state.maximum > -INFINITY else 0.0
-        # without mass so far nothing rises, however far away the new maximum is
-        rise = state.mass * (maximum - base) if state.mass != 0.0 else 0.0
-        rise_lost = state.mass_lost * (maximum - base) if state.mass_lost != 0.0 else 0.0
-        if difference < -600.0:
-            factor = exp(difference + 128.0) * (1.0 + error)
+        up = gap(context, maximum, base)
+        if difference.value < -600.0:
+            factor = exp(difference.value + 128.0) * (1.0 + difference.low)
             after = E_TO_MINUS_128
         else:
-            factor = exp(difference) * (1.0 + error)
+            factor = exp(difference.value) * (1.0 + difference.low)
             after = 1.0
+        target_dot = state.target_dot
+        target_dot_lost = state.target_dot_lost
+        spread_dot = state.spread_dot
+        spread_dot_lost = state.spread_dot_lost
+        # without mass so far nothing rises, however far away the new maximum is
+        if state.mass != 0.0:
+            rise = state.mass * up.value
+            target_dot_lost += state.mass_lost * up.value + lost(target_dot, rise)
+            target_dot += rise
+        if state.spread_mass != 0.0:
+            rise = state.spread_mass * up.value
+            spread_dot_lost += state.spread_mass_lost * up.value + lost(spread_dot, rise)
+            spread_dot += rise
         return State(
-            maximum=maximum,
-            count=0.0,
-            rest=(state.count + state.rest) * factor * after,
-            rest_lost=state.rest_lost * factor * after,
-            target_dot=state.target_dot + rise,
-            target_dot_lost=(state.target_dot_lost + rise_lost + lost(state.target_dot, rise)),
-            mass=state.mass,
-            mass_lost=state.mass_lost,
-        )
+            maximum=maximum, count=0.0, rest=(state.count + state.rest) * factor * after,
+            rest_lost=state.rest_lost * factor * after, target_dot=target_dot,
+            target_dot_lost=target_dot_lost, mass=state.mass, mass_lost=state.mass_lost,
+            spread_dot=spread_dot, spread_dot_lost=spread_dot_lost,
+            spread_mass=state.spread_mass, spread_mass_lost=state.spread_mass_lost,
+            n_unmasked=state.n_unmasked, label_logit=state.label_logit,
+            label_weight=state.label_weight, label_count=state.label_count,
+        )  # fmt: skip
 
     @inlined
-    def add_block(state, sums, target):
+    def add_block(state, sums, target, spread):
         # The state with a block more, whose sums are relative to the state's own maximum.
         return State(
             maximum=state.maximum,
             count=state.count + sums.count,
             rest=state.rest + sums.rest,
-            rest_lost=state.rest_lost + sums.rest_lost + lost(state.rest, sums.rest),
+            rest_lost=state.rest_lost + (sums.rest_lost + lost(state.rest, sums.rest)),
             target_dot=state.target_dot + target.dot,
             target_dot_lost=(
-                state.target_dot_lost + target.dot_lost + lost(state.target_dot, target.dot)
+                state.target_dot_lost + (target.dot_lost + lost(state.target_dot, target.dot))
             ),
             mass=state.mass + target.mass,
-            mass_lost=state.mass_lost + target.mass_lost + lost(state.mass, target.mass),
+            mass_lost=state.mass_lost + (target.mass_lost + lost(state.mass, target.mass)),
+            spread_dot=state.spread_dot + spread.dot,
+            spread_dot_lost=(
+                state.spread_dot_lost + (spread.dot_lost + lost(state.spread_dot, spread.dot))
+            ),
+            spread_mass=state.spread_mass + spread.mass,
+            spread_mass_lost=(
+                state.spread_mass_lost + (spread.mass_lost + lost(state.spread_mass, spread.mass))
+            ),
+            n_unmasked=state.n_unmasked + spread.count,
+            label_logit=state.label_logit,
+            label_weight=state.label_weight,
+            label_count=state.label_count,
         )
 
     @compiled
-    def merge(a, b):
+    def merge(context, a, b):
         maximum = a.maximum if a.maximum > b.maximum else b.maximum
-        a = raise_maximum(a, maximum)
-        b = raise_maximum(b, maximum)
-        return add_block(
+        a = raise_maximum(context, a, maximum)
+        b = raise_maximum(context, b, maximum)
+        a = add_block(
             a,
             BlockSum(count=b.count, rest=b.rest, rest_lost=b.rest_lost),
             BlockTarget(
                 dot=b.target_dot, dot_lost=b.target_dot_lost, mass=b.mass, mass_lost=b.mass_lost
             ),
-        )
+            BlockSpread(
+                dot=b.spread_dot, dot_lost=b.spread_dot_lost, mass=b.spread_mass,
+                mass_lost=b.spread_mass_lost, count=b.n_unmasked,
+            ),
+        )  # fmt: skip
+        # one of the two has the label; the other has zeros
+        return with_label_of(
+            a, a.label_logit + b.label_logit, a.label_weight + b.label_weight,
+            a.label_count + b.label_count,
+        )  # fmt: skip
 
     @inlined
     def sum_exp(state):
@@ -256,9 +388,26 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
         )
 
     @inlined
+    def row_weight(context, i):
+        return pointer_at(context.row_weights, 0.0)[i] if context.row_weights != 0 else 1.0
+
+    @inlined
+    def is_left_out(context, i):
+        # A row without weight is not read either.
+        return is_ignored(context, i) or row_weight(context, i) == 0.0
+
+    @inlined
+    def class_weight(context, j):
+        # 1 for a class there is none of: labels were classes when the call checked them, and their
+        # array may have been written to since.
+        if context.class_weights == 0 or j < 0 or j >= context.n_classes:
+            return 1.0
+        return float(pointer_at(context.class_weights, zero)[j])
+
+    @inlined
     def next_kept(context, i, stop):
         # The first row from i on that is not ignored, or stop.
-        while i < stop and is_ignored(context, i):
+        while i < stop and is_left_out(context, i):
             i += 1
         return i
 
@@ -283,6 +432,7 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
         # over threads has the same bits. `reading` holds the first block; afterwards it holds that
         # of the row `following`, if there is one.
         probs_buffer = block_buffer(zero)
+        transformed = Transformed(tails=block_buffer(zero), slopes=block_buffer(zero))
         element = context.probs_element
         segment_stop = start + context.segment
         is_first_segment = True
@@ -292,7 +442,7 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
         j = start
         while j < stop:
             if j == segment_stop:
-                before = state if is_first_segment else merge(before, state)
+                before = state if is_first_segment else merge(context, before, state)
                 is_first_segment = False
                 state = empty_state()
                 reference = reference_at(state.maximum)
@@ -304,23 +454,47 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
             else:
                 next = open_at(context, following, 0, context.n_classes, reading.next)
             if block.maximum > state.maximum:
-                state = raise_maximum(state, block.maximum)
+                state = raise_maximum(context, state, block.maximum)
                 reference = reference_at(block.maximum)
+            maximum = state.maximum if state.maximum > -INFINITY else 0.0
+            if context.transforms != 0:
+                # from here on the block is differences to the maximum, and 0 the largest of them
+                block = transform_block(
+                    block, maximum, context.temperature, context.softcap, transformed
+                )
+                reference = reference_at(0.0)
+                maximum = 0.0
+            weights = weights_from(context, j)
             target = BlockTarget(dot=0.0, dot_lost=0.0, mass=0.0, mass_lost=0.0)
             if context.target == TARGET_PROBS:
                 probs = load_block(
                     context.probs + i * context.probs_stride + j * element_size(element),
                     element, n, probs_buffer,
                 )  # fmt: skip
-                maximum = state.maximum if state.maximum > -INFINITY else 0.0
-                target = block_target(block.logits, probs, n, maximum)
+                target = block_target(block.logits, probs, weights, n, maximum)
+            spread = BlockSpread(dot=0.0, dot_lost=0.0, mass=0.0, mass_lost=0.0, count=0.0)
+            if context.smoothing != 0.0:
+                mass = float(n)
+                if weights != 0:
+                    mass = pointer_at(context.class_masses, 0.0)[j // BLOCK]
+                spread = block_spread(block.logits, weights, n, maximum, mass)
             if reference.shift != 0.0:
                 block = shift_block(block, reference.shift)
-            sums, next = block_sum(block, reference, next)
-            state = add_block(state, sums, target)
+            if context.transforms != 0:
+                sums, next = block_sum_with_tails(block, transformed.tails, reference, next)
+            else:
+                sums, next = block_sum(block, reference, next)
+            state = add_block(state, sums, target, spread)
             j += n
             reading = Reading(current=next, next=block)
-        return (state if is_first_segment else merge(before, state)), reading
+        return (state if is_first_segment else merge(context, before, state)), reading
+
+    @inlined
+    def weights_from(context, j):
+        # The weights of class j and those after it; NULL where there are none.
+        if context.class_weights == 0:
+            return 0
+        return context.class_weights + j * (real_bits // 8)
 
     @inlined
     def offset_of_row(context, i, stride, inner_stride):
@@ -341,27 +515,120 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
         )  # fmt: skip
 
     @inlined
-    def label_logit(context, i):
-        if context.target == TARGET_LABELS:
-            return logit_at(context, i, pointer_at(context.labels, 0)[i])
-        return 0.0
+    def with_label(context, i, start, stop, state):
+        # The state of classes start..stop of row i, with what is known of its label if it is there.
+        if context.target != TARGET_LABELS:
+            return state
+        label = pointer_at(context.labels, 0)[i] - context.class_offset
+        if start <= label < stop:
+            state = with_label_of(
+                state, logit_at(context, i, label), class_weight(context, label), 1.0
+            )
+        return state
 
     @inlined
-    def row_result(context, i, state, label_x):
-        # The loss of row i, whose label's logit is label_x, or logsumexp where there is no target.
-        if context.target == TARGET_LABELS:
-            return (state.maximum - label_x) + log_sum_exp(state)
-        if context.target == TARGET_PROBS and state.mass == 0.0:
-            return 0.0
+    def share_of(context, i, state):
+        label = 1.0
+        probs = 0.0
+        spread = 0.0
         if context.target == TARGET_PROBS:
-            return (state.target_dot + state.mass * log_sum_exp(state)) + (
-                state.target_dot_lost + state.mass_lost * log_sum_exp(state)
+            label = 0.0
+            probs = context.label_scale
+        elif context.target == TARGET_LABELS:
+            label = context.label_scale * state.label_weight
+        if context.smoothing != 0.0:
+            spread = context.smoothing / state.n_unmasked
+        return Share(weight=row_weight(context, i), label=label, probs=probs, spread=spread)
+
+    @inlined
+    def is_nothing(context, share, state):
+        # Whether nothing is asked of a row: no mass anywhere, and no z-loss.
+        return (
+            share.label == 0.0
+            and (share.probs == 0.0 or state.mass == 0.0)
+            and (share.spread == 0.0 or state.spread_mass == 0.0)
+            and context.z_loss == 0.0
+        )
+
+    @inlined
+    def measured_loss(context, share, state, log_sum):
+        # The loss of a row of this state; log_sum is its log(sum_exp).
+        loss = 0.0
+        if context.target == TARGET_LABELS and state.label_count != 1.0:
+            return NAN
+        if share.weight == 0.0 or is_nothing(context, share, state):
+            return 0.0
+        if share.label != 0.0:
+            below = gap(context, state.maximum, state.label_logit)
+            loss = share.label * ((below.value + log_sum) + below.low)
+        if share.probs != 0.0 and state.mass != 0.0:
+            loss = share.probs * (
+                (state.target_dot + state.mass * log_sum)
+                + (state.target_dot_lost + state.mass_lost * log_sum)
             )
+        if share.spread != 0.0:
+            loss += share.spread * (
+                (state.spread_dot + state.spread_mass * log_sum)
+                + (state.spread_dot_lost + state.spread_mass_lost * log_sum)
+            )
+        if context.z_loss != 0.0:
+            logsumexp = value_of(context, state.maximum) + log_sum
+            loss += context.z_loss * logsumexp * logsumexp
+        return share.weight * loss
+
+    @inlined
+    def with_part(total, a, b, b_lost):
+        # total + a * (b + b_lost)
+        product = a * b
+        product_lost = fma(a, b, -product) + a * b_lost
+        return Total(
+            value=total.value + product,
+            value_lost=total.value_lost + product_lost + lost(total.value, product),
+        )
+
+    @inlined
+    def measured_total(context, share, state, log_sum):
+        # What the softmax of a row is multiplied by in its gradient.
+        total = Total(value=share.label, value_lost=0.0)
+        if share.probs != 0.0:
+            total = with_part(total, share.probs, state.mass, state.mass_lost)
+        if share.spread != 0.0:
+            total = with_part(total, share.spread, state.spread_mass, state.spread_mass_lost)
+        if context.z_loss != 0.0:
+            total = with_part(
+                total, 2.0 * context.z_loss, value_of(context, state.maximum) + log_sum, 0.0
+            )
+        return total
+
+    @inlined
+    def label_gradient(context, share, state, total):
+        # total * p_y - t_y at the label, without that difference where p_y is close to 1.
+        own = share.label
+        if state.label_logit > -INFINITY:
+            own += share.spread * state.label_weight
+        excess = (total.value - own) + total.value_lost
+        if state.label_logit == state.maximum:
+            return excess - total.value * others_share(state)
+        below = gap(context, state.label_logit, state.maximum)
+        term = exp(below.value) * (1.0 + below.low)
+        if excess == 0.0:
+            return -total.value * ((sum_exp(state) - term) / sum_exp(state))
+        return total.value * (term / sum_exp(state)) - own
+
+    @inlined
+    def row_result(context, i, state):
+        # The loss of row i, or logsumexp where there is no target.
+        if context.target != TARGET_NOTHING:
+            return measured_loss(context, share_of(context, i, state), state, log_sum_exp(state))
+        return row_logsumexp(context, i, state)
+
+    @inlined
+    def row_logsumexp(context, i, state):
         if state.maximum == -INFINITY and state.rest == 0.0:
             return -INFINITY
         if state.maximum == INFINITY and not has_nan(context, i):
             return INFINITY
-        return state.maximum + log_sum_exp(state)
+        return value_of(context, state.maximum) + log_sum_exp(state)
 
     @compiled
     def has_nan(context, i):
@@ -372,37 +639,96 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
         return False
 
     @compiled
-    def write_output(context, i, start, stop, state, label_x):
-        # Classes start..stop of the output of row i. `label_x` is the label's logit, read before
+    def row_expectation(context, i, state):
+        # sum_j exp(x_j - m) * v_j: v is the row's partner, or m - x_j where there are no partners.
+        vectors_buffer = block_buffer(zero)
+        transformed = Transformed(tails=block_buffer(zero), slopes=block_buffer(zero))
+        block = new_block(group_maxima_buffer(zero), block_buffer(zero))
+        element = context.partners_element
+        j = 0
+        total = 0.0
+        total_lost = 0.0
+        reference = reference_at(0.0 if context.transforms != 0 else state.maximum)
+        while j < context.n_classes:
+            block = open_at(context, i, j, context.n_classes, block)
+            tails = 0
+            if context.transforms != 0:
+                block = transform_block(
+                    block, state.maximum, context.temperature, context.softcap, transformed
+                )
+                tails = address_of(transformed.tails)
+            if reference.shift != 0.0:
+                block = shift_block(block, reference.shift)
+            vectors = 0
+            if context.partners != 0:
+                loaded = load_block(
+                    context.partners + i * context.partners_stride + j * element_size(element),
+                    element, block.n, vectors_buffer,
+                )  # fmt: skip
+                vectors = address_of(loaded)
+            part = block_expectation(block.logits, tails, vectors, block.n, reference)
+            total_lost += lost(total, part)
+            total += part
+            j += block.n
+        return total + total_lost
+
+    @compiled
+    def write_output(context, i, start, stop, state):
+        # Classes start..stop of the output of row i. The state has the label's logit, read before
         # any of the row is written: the output may lie where the logits lie.
-        if context.target == TARGET_PROBS and state.mass == 0.0:
+        partners_buffer = block_buffer(zero)
+        output_buffer = block_buffer(zero)
+        transformed = Transformed(tails=block_buffer(zero), slopes=block_buffer(zero))
+        block = new_block(group_maxima_buffer(zero), block_buffer(zero))
+        element = context.logits_element
+        partners_element = context.partners_element
+        log_sum = log_sum_exp(state)
+        share = share_of(context, i, state)
+        total = measured_total(context, share, state, log_sum)
+        reference = reference_at(0.0 if context.transforms != 0 else state.maximum)
+        output_scale = context.output_scale * share.weight
+        maximum = state.maximum
+        label_value = 0.0
+        mean = 0.0
+        label = -1
+        tails = 0
+        slopes = 0
+        if is_nothing(context, share, state):
             write_zeros(context, i, start, stop)
             return
-        block = new_block(group_maxima_buffer(zero), block_buffer(zero))
-        probs_buffer = block_buffer(zero)
-        output_buffer = block_buffer(zero)
-        element = context.logits_element
-        label = -1
-        label_value = 0.0
-        reference = reference_at(state.maximum)
-        others = others_share(state)
-        if context.target == TARGET_PROBS:
-            # The mass as mass * 2^exponent: times the factor a tiny one would be subnormal.
-            mass, exponent = frexp(state.mass)
-            mass_lost = ldexp(state.mass_lost, -exponent)
-            scale = context.output_scale * softmax_scale(state, reference.factor, mass, mass_lost)
+        if context.transforms != 0:
+            maximum = 0.0
+            output_scale /= context.temperature
+        if context.output_kind == OUTPUT_HESSIAN:
+            total = Total(value=total.value * context.hess_factor, value_lost=total.value_lost)
+        elif context.output_kind == OUTPUT_LABEL_GRADIENT:
+            output_scale = context.output_scale * share.weight
+        if context.output_kind == OUTPUT_HESSIAN_PRODUCT:
+            mean = row_expectation(context, i, state) / sum_exp(state)
+        if context.output_kind == OUTPUT_HESSIAN:
+            scale = softmax_scale(state, reference.factor, 1.0, 0.0)
+        elif total.value == 1.0 and total.value_lost == 0.0:
+            scale = output_scale * softmax_scale(state, reference.factor, 1.0, 0.0)
+        else:
+            # The total as mass * 2^exponent: times the factor a tiny one would be subnormal.
+            mass, exponent = frexp(total.value)
+            mass_lost = ldexp(total.value_lost, -exponent)
+            scale = output_scale * softmax_scale(state, reference.factor, mass, mass_lost)
             shift = balancing_exponent(scale, exponent)
             reference = shift_exponent(reference, shift)
             scale = ldexp(scale, exponent + shift)
-        else:
-            scale = context.output_scale * softmax_scale(state, reference.factor, 1.0, 0.0)
         if context.target == TARGET_LABELS:
-            # p_y - 1 without the difference: -(sum_exp - exp(x_y - m)) / sum_exp
-            label = pointer_at(context.labels, 0)[i]
-            label_value = -others
-            if label_x != state.maximum:
-                label_value = -(sum_exp(state) - exp(label_x - state.maximum)) / sum_exp(state)
-            label_value *= context.output_scale
+            label = pointer_at(context.labels, 0)[i] - context.class_offset
+            label_value = label_gradient(context, share, state, total) * output_scale
+        is_plain = (
+            context.output_kind == OUTPUT_GRADIENT
+            and context.target != TARGET_PROBS
+            and share.spread == 0.0
+            and context.transforms == 0
+        )
+        if context.transforms != 0:
+            tails = address_of(transformed.tails)
+            slopes = address_of(transformed.slopes)
         j = start
         while j < stop:
             destination = context.output + i * context.output_stride + j * element_size(element)
@@ -410,28 +736,53 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
             streams = context.output_streams != 0 and address_of(output) == destination
             block = open_at(context, i, j, stop, block)
             n = block.n
-            if context.output_kind == OUTPUT_LOG_SOFTMAX:
-                block_log_softmax(
-                    block.logits, n, state.maximum, log_sum_exp(state), output, streams
-                )
+            partners = output_buffer
+            if context.output_kind == OUTPUT_HESSIAN_PRODUCT:
+                partners = load_block(
+                    context.partners + i * context.partners_stride
+                    + j * element_size(partners_element),
+                    partners_element, n, partners_buffer,
+                )  # fmt: skip
             elif context.target == TARGET_PROBS:
-                probs = load_block(
+                partners = load_block(
                     context.probs + i * context.probs_stride
                     + j * element_size(context.probs_element),
-                    context.probs_element, n, probs_buffer,
+                    context.probs_element, n, partners_buffer,
                 )  # fmt: skip
-                if reference.shift != 0.0:
-                    block = shift_block(block, reference.shift)
-                block_softmax_minus_target(
-                    block.logits, probs, n, reference, scale, context.output_scale, state.mass,
-                    state.mass_lost, others, output, streams,
-                )  # fmt: skip
+            measure = Measure(
+                probs=address_of(partners) if context.target == TARGET_PROBS else 0,
+                class_weights=weights_from(context, j), probs_scale=share.probs,
+                spread=share.spread, tails=tails, slopes=slopes, total=total.value,
+                total_lost=total.value_lost, others=others_share(state),
+                output_scale=output_scale, label=label - j if label >= 0 else -1,
+                label_value=label_value,
+            )  # fmt: skip
+            if context.transforms != 0:
+                block = transform_block(
+                    block, state.maximum, context.temperature, context.softcap, transformed
+                )
+            if context.output_kind == OUTPUT_LOG_SOFTMAX:
+                block_log_softmax(block.logits, n, maximum, log_sum, output, streams)
+            elif context.output_kind == OUTPUT_LABEL_GRADIENT:
+                block_label_gradient(block.logits, n, measure, maximum, log_sum, output, streams)
             else:
                 if reference.shift != 0.0:
                     block = shift_block(block, reference.shift)
-                block_softmax(
-                    block.logits, n, reference, scale, label - j, label_value, output, streams
-                )
+                if is_plain:
+                    block_softmax(
+                        block.logits, n, reference, scale, measure.label, label_value, output,
+                        streams,
+                    )  # fmt: skip
+                elif context.output_kind == OUTPUT_HESSIAN:
+                    block_hessian(block.logits, n, measure, reference, scale, output, streams)
+                elif context.output_kind == OUTPUT_HESSIAN_PRODUCT:
+                    block_hessian_product(
+                        block.logits, partners, n, measure, reference, scale, mean, output, streams
+                    )
+                else:
+                    block_softmax_minus_target(
+                        block.logits, n, measure, reference, scale, output, streams
+                    )
             store_block(output, n, destination, element)
             j += n
 
@@ -446,7 +797,7 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
 
     @compiled
     def write_ignored(context, start, stop):
-        # The results of rows start..stop, all of them ignored.
+        # The results of rows start..stop, all of them left out.
         losses = pointer_at(context.losses, 0.0)
         for i in range(start, stop):
             losses[i] = 0.0
@@ -476,62 +827,108 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
             state, reading = classes_state(
                 context, i, 0, context.n_classes, following if following < stop else -1, reading
             )
-            label_x = label_logit(context, i)
-            losses[i] = row_result(context, i, state, label_x)
+            state = with_label(context, i, 0, context.n_classes, state)
+            losses[i] = row_result(context, i, state)
             if context.output_kind != OUTPUT_NOTHING:
-                write_output(context, i, 0, context.n_classes, state, label_x)
+                write_output(context, i, 0, context.n_classes, state)
             write_ignored(context, i + 1, following)
             i = following
         finish_streams()
 
     @inlined
-    def lane_label_logit(context, i, tile, k):
-        # label_logit of row i, which is in lane k.
-        label = pointer_at(context.labels, 0)[i]
-        if label < 0 or label >= context.n_classes:
-            return NAN
-        return float(tile[label * lanes + k])
+    def lane_state(context, i, tile, sums, spread, k):
+        # What a State of row i, which is in lane k, says but for its sums of exponentials.
+        spread_dot = 0.0
+        spread_mass = 0.0
+        n_unmasked = 0.0
+        label_logit = 0.0
+        label_weight = 1.0
+        label_count = 0.0
+        if context.smoothing != 0.0:
+            spread_dot = spread.dot[k]
+            spread_mass = spread.mass[k]
+            n_unmasked = spread.count[k]
+        if context.target == TARGET_LABELS:
+            label = pointer_at(context.labels, 0)[i]
+            if 0 <= label < context.n_classes:
+                label_logit = float(tile[label * lanes + k])
+                label_weight = class_weight(context, label)
+                label_count = 1.0
+        return State(
+            maximum=sums.maximum[k], count=0.0, rest=0.0, rest_lost=0.0, target_dot=0.0,
+            target_dot_lost=0.0, mass=0.0, mass_lost=0.0, spread_dot=spread_dot,
+            spread_dot_lost=0.0, spread_mass=spread_mass, spread_mass_lost=0.0,
+            n_unmasked=n_unmasked, label_logit=label_logit, label_weight=label_weight,
+            label_count=label_count,
+        )  # fmt: skip
 
     @inlined
-    def lane_result(context, i, tile, sums, k):
-        # row_result of row i, which is in lane k.
-        if is_ignored(context, i):
+    def lane_result(context, i, state, log_sum):
+        # row_result of row i.
+        if is_left_out(context, i):
             return 0.0
         if context.target == TARGET_LABELS:
-            return (sums.maximum[k] - lane_label_logit(context, i, tile, k)) + sums.log_sum_exp[k]
-        if sums.maximum[k] - sums.maximum[k] != 0.0 and not has_nan(context, i):
-            return sums.maximum[k]
-        return sums.maximum[k] + sums.log_sum_exp[k]
+            return measured_loss(context, share_of(context, i, state), state, log_sum)
+        if state.maximum - state.maximum != 0.0 and not has_nan(context, i):
+            return state.maximum
+        return state.maximum + log_sum
 
     @compiled
-    def lanes_write(context, i, n, tile, sums, reference, output):
+    def lanes_write(context, i, n, tile, sums, spread, reference, output):
         # The output of rows i..i+n, in place of their logits in the tile, then to where it belongs.
         labels = pointer_at(context.labels, 0)
         scales = numbers_buffer(0.0)
+        totals = numbers_buffer(0.0)
+        spreads = numbers_buffer(0.0)
+        label_shares = numbers_buffer(0.0)
         label_values = numbers_buffer(0.0)
+        has_labels = context.target == TARGET_LABELS
+        is_gradient = context.output_kind == OUTPUT_GRADIENT
         for k in range(lanes):
             scales[k] = context.output_scale * sums.scale[k]
-            if k < n and context.target == TARGET_LABELS:
+            totals[k] = 0.0
+            spreads[k] = 0.0
+            label_shares[k] = 0.0
+            if k < n and has_labels:
+                state = lane_state(context, i + k, tile, sums, spread, k)
+                share = share_of(context, i + k, state)
+                total = measured_total(context, share, state, sums.log_sum_exp[k])
+                output_scale = context.output_scale * share.weight
+                scales[k] = output_scale * total.value * sums.scale[k]
+                totals[k] = output_scale * total.value * context.hess_factor
+                spreads[k] = output_scale * share.spread
+                label_shares[k] = output_scale * share.label
                 # p_y - 1 without the difference where y holds the maximum; elsewhere p_y is at most
                 # a half, and p_y - 1 loses no digit
                 label_values[k] = NAN
-                if lane_label_logit(context, i + k, tile, k) == sums.maximum[k]:
-                    label_values[k] = -sums.others[k] * context.output_scale
+                if state.label_logit == state.maximum:
+                    label_values[k] = output_scale * (
+                        (total.value - (share.label + share.spread * state.label_weight))
+                        - total.value * sums.others[k]
+                    )
+                if is_left_out(context, i + k) or is_nothing(context, share, state):
+                    label_shares[k] = NAN
         if context.output_kind == OUTPUT_LOG_SOFTMAX:
             log_softmax_tile(tile, context.n_classes, sums.maximum, sums.log_sum_exp)
+        elif context.output_kind == OUTPUT_HESSIAN:
+            hessian_tile(tile, context.n_classes, reference, sums.scale, sums.others, totals)
+        elif context.smoothing != 0.0:
+            subtract_spread_from_tile(
+                tile, context.n_classes, reference, scales, spreads, weights_from(context, 0)
+            )
         else:
             softmax_tile(tile, context.n_classes, reference, scales)
-        for k in range(n if context.target == TARGET_LABELS else 0):
+        for k in range(n if has_labels else 0):
             label = labels[i + k]
-            if is_ignored(context, i + k):
+            if label_shares[k] != label_shares[k]:
                 for j in range(context.n_classes):
                     tile[j * lanes + k] = zero
-            elif 0 <= label < context.n_classes:
+            elif is_gradient and 0 <= label < context.n_classes:
                 j = label * lanes + k
                 if label_values[k] == label_values[k]:
                     tile[j] = real(label_values[k])
                 else:
-                    tile[j] = real(tile[j] - context.output_scale)
+                    tile[j] = real(tile[j] - label_shares[k])
         store_tile(
             tile, output, context.logits_element, context.n_classes, n,
             context.output_inner_stride, context.output_class_stride,
@@ -546,6 +943,9 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
             maximum=numbers_buffer(0.0), log_sum_exp=numbers_buffer(0.0),
             scale=numbers_buffer(0.0), others=numbers_buffer(0.0),
         )  # fmt: skip
+        spread = LaneSpread(
+            dot=numbers_buffer(0.0), mass=numbers_buffer(0.0), count=numbers_buffer(0.0)
+        )
         ahead_stride = max(
             context.logits_class_stride,
             lanes * context.logits_inner_stride // context.n_classes,
@@ -574,10 +974,15 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
                 tile, context.n_classes, source + 4 * lanes * context.logits_inner_stride,
                 ahead_stride, output, output_stride, sums,
             )  # fmt: skip
+            if context.smoothing != 0.0:
+                spread_tile(tile, context.n_classes, weights_from(context, 0), sums.maximum, spread)
             for k in range(n):
-                losses[i + k] = lane_result(context, i + k, tile, sums, k)
+                losses[i + k] = lane_result(
+                    context, i + k, lane_state(context, i + k, tile, sums, spread, k),
+                    sums.log_sum_exp[k],
+                )  # fmt: skip
             if context.output_kind != OUTPUT_NOTHING:
-                lanes_write(context, i, n, tile, sums, reference, output)
+                lanes_write(context, i, n, tile, sums, spread, reference, output)
             i += n
 
     @inlined
@@ -591,18 +996,30 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
         slot[5] = state.target_dot_lost
         slot[6] = state.mass
         slot[7] = state.mass_lost
+        slot[8] = state.spread_dot
+        slot[9] = state.spread_dot_lost
+        slot[10] = state.spread_mass
+        slot[11] = state.spread_mass_lost
+        slot[12] = state.n_unmasked
+        slot[13] = state.label_logit
+        slot[14] = state.label_weight
+        slot[15] = state.label_count
 
     @inlined
     def stored_state(context, k):
         slot = pointer_at(context.states + 8 * STATE_SIZE * k, 0.0)
         return State(
             maximum=slot[0], count=slot[1], rest=slot[2], rest_lost=slot[3], target_dot=slot[4],
-            target_dot_lost=slot[5], mass=slot[6], mass_lost=slot[7],
+            target_dot_lost=slot[5], mass=slot[6], mass_lost=slot[7], spread_dot=slot[8],
+            spread_dot_lost=slot[9], spread_mass=slot[10], spread_mass_lost=slot[11],
+            n_unmasked=slot[12], label_logit=slot[13], label_weight=slot[14],
+            label_count=slot[15],
         )  # fmt: skip
 
     @compiled
     def segments_reduce(context, start, stop):
-        # The states of segments start..stop, numbered through the rows.
+        # The states of segments start..stop, numbered through the rows. Of a row that is left out
+        # they are empty, and say so by a negative label_count.
         reading = Reading(
             current=new_block(group_maxima_buffer(zero), block_buffer(zero)),
             next=new_block(group_maxima_buffer(zero), block_buffer(zero)),
@@ -611,29 +1028,31 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
             i = k // context.n_segments
             first = (k % context.n_segments) * context.segment
             last = min(first + context.segment, context.n_classes)
-            if is_ignored(context, i):
-                continue
-            block = open_at(context, i, first, last, reading.current)
-            reading = Reading(current=block_maximum(block), next=reading.next)
-            state, reading = classes_state(context, i, first, last, -1, reading)
+            if is_left_out(context, i):
+                state = with_label_of(empty_state(), 0.0, 0.0, -1.0)
+            else:
+                block = open_at(context, i, first, last, reading.current)
+                reading = Reading(current=block_maximum(block), next=reading.next)
+                state, reading = classes_state(context, i, first, last, -1, reading)
+                state = with_label(context, i, first, last, state)
             store_state(context, k, state)
 
     @compiled
     def rows_merge(context, start, stop):
         # Merges the segments of rows start..stop into each row's first slot.
-        losses = pointer_at(context.losses, 0.0)
         for i in range(start, stop):
-            if is_ignored(context, i):
-                losses[i] = 0.0
-                continue
             state = stored_state(context, i * context.n_segments)
             for k in range(i * context.n_segments + 1, (i + 1) * context.n_segments):
-                state = merge(state, stored_state(context, k))
-            label_x = label_logit(context, i)
-            losses[i] = row_result(context, i, state, label_x)
+                state = merge(context, state, stored_state(context, k))
             store_state(context, i * context.n_segments, state)
-            # the next segment's slot is free now
-            pointer_at(context.states, 0.0)[(i * context.n_segments + 1) * STATE_SIZE] = label_x
+
+    @compiled
+    def rows_finish(context, start, stop):
+        # The losses of rows start..stop, after rows_merge.
+        losses = pointer_at(context.losses, 0.0)
+        for i in range(start, stop):
+            state = stored_state(context, i * context.n_segments)
+            losses[i] = 0.0 if state.label_count < 0.0 else row_result(context, i, state)
 
     @compiled
     def segments_write(context, start, stop):
@@ -642,30 +1061,142 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
             i = k // context.n_segments
             first = (k % context.n_segments) * context.segment
             last = min(first + context.segment, context.n_classes)
-            if is_ignored(context, i):
-                write_zeros(context, i, first, last)
-                continue
             state = stored_state(context, i * context.n_segments)
-            label_x = pointer_at(context.states, 0.0)[(i * context.n_segments + 1) * STATE_SIZE]
-            write_output(context, i, first, last, state, label_x)
+            if state.label_count < 0.0:
+                write_zeros(context, i, first, last)
+            else:
+                write_output(context, i, first, last, state)
         finish_streams()
 
     @compiled
+    def find_class(context, i, logit):
+        # The first class of row i with this logit, or -1.
+        block = new_block(group_maxima_buffer(zero), block_buffer(zero))
+        j = 0
+        while j < context.n_classes:
+            block = open_at(context, i, j, context.n_classes, block)
+            found = first_equal(block.logits, block.n, logit)
+            if found >= 0:
+                return j + found
+            j += block.n
+        return -1
+
+    @compiled
+    def rows_describe(context, start, stop):
+        # Losses of rows start..stop, and into each row's slot of `states`: logsumexp, the logarithm
+        # of the target's probability, entropy, the class of the largest logit and its probability.
+        # Of an ignored row all are 0 and the class is -1.
+        losses = pointer_at(context.losses, 0.0)
+        reading = Reading(
+            current=new_block(group_maxima_buffer(zero), block_buffer(zero)),
+            next=new_block(group_maxima_buffer(zero), block_buffer(zero)),
+        )
+        for i in range(start, stop):
+            slot = pointer_at(context.states + 8 * STATE_SIZE * i, 0.0)
+            for k in range(STATE_SIZE):
+                slot[k] = 0.0
+            slot[3] = -1.0
+            losses[i] = 0.0
+            if is_ignored(context, i):
+                continue
+            block = open_at(context, i, 0, context.n_classes, reading.current)
+            reading = Reading(current=block_maximum(block), next=reading.next)
+            state, reading = classes_state(context, i, 0, context.n_classes, -1, reading)
+            state = with_label(context, i, 0, context.n_classes, state)
+            log_sum = log_sum_exp(state)
+            slot[0] = row_logsumexp(context, i, state)
+            if context.target == TARGET_LABELS:
+                below = gap(context, state.maximum, state.label_logit)
+                slot[1] = -((below.value + log_sum) + below.low)
+            elif context.target == TARGET_PROBS and state.mass != 0.0:
+                slot[1] = -(
+                    (state.target_dot + state.mass * log_sum)
+                    + (state.target_dot_lost + state.mass_lost * log_sum)
+                )
+            if context.target != TARGET_NOTHING:
+                losses[i] = row_result(context, i, state)
+            slot[2] = log_sum + row_expectation(context, i, state) / sum_exp(state)
+            slot[4] = 1.0 / (sum_exp(state) + sum_exp_low(state))
+            if log_sum == log_sum:
+                slot[3] = float(find_class(context, i, state.maximum))
+
+    @compiled
+    def rows_diverge(context, start, stop):
+        # The divergence of the softmax of each row from that of its partner, and its gradient if
+        # one is wanted. With q the partner's softmax and d_j = log q_j - log p_j it is
+        # sum_j q_j * (exp(-d_j) - 1 + d_j): no term is negative, and nothing cancels.
+        own_buffer = block_buffer(zero)
+        partner_buffer = block_buffer(zero)
+        output_buffer = block_buffer(zero)
+        losses = pointer_at(context.losses, 0.0)
+        element = context.logits_element
+        partners_element = context.partners_element
+        for i in range(start, stop):
+            if is_left_out(context, i):
+                write_ignored(context, i, i + 1)
+                continue
+            own_softness = row_softness(
+                context.logits + i * context.logits_stride, element, context.n_classes,
+                context.temperature, own_buffer,
+            )  # fmt: skip
+            partner_softness = row_softness(
+                context.partners + i * context.partners_stride, partners_element,
+                context.n_classes, context.temperature, own_buffer,
+            )  # fmt: skip
+            total = 0.0
+            total_lost = 0.0
+            j = 0
+            while j < context.n_classes:
+                n = min(BLOCK, context.n_classes - j)
+                own = load_block(
+                    context.logits + i * context.logits_stride + j * element_size(element),
+                    element, n, own_buffer,
+                )  # fmt: skip
+                partner = load_block(
+                    context.partners + i * context.partners_stride
+                    + j * element_size(partners_element),
+                    partners_element, n, partner_buffer,
+                )  # fmt: skip
+                output = 0
+                destination = context.output + i * context.output_stride + j * element_size(element)
+                if context.output_kind != OUTPUT_NOTHING:
+                    output = address_of(output_block(destination, element, output_buffer))
+                part = block_divergence(
+                    own, partner, n, own_softness, partner_softness, context.temperature,
+                    context.output_scale * row_weight(context, i), output,
+                )  # fmt: skip
+                if output != 0:
+                    store_block(pointer_at(output, zero), n, destination, element)
+                total_lost += lost(total, part)
+                total += part
+                j += n
+            losses[i] = row_weight(context, i) * (total + total_lost)
+
+    @compiled
     def rows_check_labels(context, start, stop):
-        # states[0] = the first row whose label is neither a class nor ignored, or -1;
-        # states[1] = how many rows are not ignored.
-        states = pointer_at(context.states, 0.0)
+        # totals[0] = the first row whose label is neither a class nor ignored, or -1;
+        # totals[1] = how many rows are not ignored; totals[2] = the sum of their weights.
+        totals = pointer_at(context.totals, 0.0)
         bad = -1.0
         kept = 0.0
+        weight = 0.0
+        weight_lost = 0.0
         for i in range(start, stop):
             if is_ignored(context, i):
                 continue
             kept += 1.0
             label = pointer_at(context.labels, 0)[i]
-            if bad < 0.0 and (label < 0 or label >= context.n_classes):
+            if bad < 0.0 and (label < 0 or label >= context.n_labels):
                 bad = float(i)
-        states[0] = bad
-        states[1] = kept
+            if context.row_weights != 0 or context.class_weights != 0:
+                own = row_weight(context, i) * class_weight(context, label - context.class_offset)
+                weight_lost += lost(weight, own)
+                weight += own
+        totals[0] = bad
+        totals[1] = kept
+        totals[2] = weight + weight_lost
+        if context.row_weights == 0 and context.class_weights == 0:
+            totals[2] = kept
 
     @compiled
     def rows_check_probs(context, start, stop):
@@ -688,10 +1219,10 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
 
     @compiled
     def rows_sum(context, start, stop):
-        # states[0] = the sum of losses[start:stop], in an order that depends on their number alone:
+        # totals[0] = the sum of losses[start:stop], in an order that depends on their number alone:
         # sixteen interleaved sums over 1024 rows, folded in half, then compensated addition.
         losses = pointer_at(context.losses, 0.0)
-        states = pointer_at(context.states, 0.0)
+        totals = pointer_at(context.totals, 0.0)
         lanes = lanes_buffer(0.0)
         total = 0.0
         total_lost = 0.0
@@ -709,14 +1240,17 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
             total_lost += lost(total, lanes[0])
             total += lanes[0]
             i += 1024
-        states[0] = total + total_lost
+        totals[0] = total + total_lost
 
     return {
         "rows_evaluate": rows_evaluate,
         "lanes_evaluate": lanes_evaluate,
         "segments_reduce": segments_reduce,
         "rows_merge": rows_merge,
+        "rows_finish": rows_finish,
         "segments_write": segments_write,
+        "rows_describe": rows_describe,
+        "rows_diverge": rows_diverge,
         "rows_check_labels": rows_check_labels,
         "rows_check_probs": rows_check_probs,
         "rows_sum": rows_sum,

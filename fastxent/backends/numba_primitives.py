@@ -1233,9 +1233,7 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
         above = (total + lost) + (np.float64(count) - 1.0)
         # a row without a finite maximum has no count, and no softmax
         y = above if above >= 0.0 else math.nan
-        return Softness(
-            maximum=np.float64(largest), log_sum=math.log1p(y), scale=1.0 / (1.0 + y)
-        )
+        return Softness(maximum=np.float64(largest), log_sum=math.log1p(y), scale=1.0 / (1.0 + y))
 
     @compiled
     def block_divergence(
@@ -1270,9 +1268,7 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
             sums_lost = add_lost(sums, value, sums_lost)
             sums = add_to_sums(sums, value)
             if output != 0:
-                gradient = choose_greater(
-                    near, size, multiply(q, subtract(curve, d)), difference
-                )
+                gradient = choose_greater(near, size, multiply(q, subtract(curve, d)), difference)
                 place = pointer_at(output, zero)
                 store_partial(place, j, multiply(gradient, scale), min(line, n - j))
         total, lost = fold_line_sum(sums, sums_lost)

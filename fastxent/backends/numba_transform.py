@@ -120,15 +120,11 @@ def make_transforms(real_bits: int, primitives: SimpleNamespace) -> SimpleNamesp
         square = exact_product(r.value, r.value)
         square_low = add(square.low, multiply(multiply(broadcast(two), r.value), r_low))
         cube = exact_product(square.value, r.value)
-        cube_low = add(
-            cube.low, add(multiply(square_low, r.value), multiply(square.value, r_low))
-        )
+        cube_low = add(cube.low, add(multiply(square_low, r.value), multiply(square.value, r_low)))
         third = exact_product(cube.value, broadcast(sixth))
         third_low = add(
             third.low,
-            add(
-                multiply(cube.value, broadcast(sixth_low)), multiply(cube_low, broadcast(sixth))
-            ),
+            add(multiply(cube.value, broadcast(sixth_low)), multiply(cube_low, broadcast(sixth))),
         )
         series = broadcast(series_terms[0])
         for k in range(1, last_power - 3):
@@ -163,9 +159,7 @@ def make_transforms(real_bits: int, primitives: SimpleNamespace) -> SimpleNamesp
         double_value = multiply(
             broadcast(two), choose_greater(limit, ratio.value, ratio.value, limit)
         )
-        double_low = multiply(
-            broadcast(two), choose_greater(limit, ratio.value, ratio.low, none)
-        )
+        double_low = multiply(broadcast(two), choose_greater(limit, ratio.value, ratio.low, none))
         q = falling_exponential(Pair(value=double_value, low=double_low))
         below = exact_sum(broadcast(one), negate(q.value))
         above = exact_sum(broadcast(one), q.value)
@@ -177,9 +171,7 @@ def make_transforms(real_bits: int, primitives: SimpleNamespace) -> SimpleNamesp
         low = add(
             capped.low, add(multiply(cap.value, tangent.low), multiply(cap.low, tangent.value))
         )
-        slope = divide(
-            multiply(broadcast(four), q.value), multiply(above.value, above.value)
-        )
+        slope = divide(multiply(broadcast(four), q.value), multiply(above.value, above.value))
         signed = Pair(
             value=choose_greater(none, x, negate(capped.value), capped.value),
             low=choose_greater(none, x, negate(low), low),
