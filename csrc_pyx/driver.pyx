@@ -38,6 +38,7 @@ cdef enum:
 cdef enum:
     BLOCK = 1024
     EMPTY = -2
+    CHECKED = -1
 
 cdef enum:
     ROWS = 0
@@ -425,8 +426,8 @@ def evaluate(
         context.losses = scratch + n_states if n_own else <double*>(<np.ndarray>losses).data
         held = n_threads == 1 and n_rows * (WORK_OF_A_ROW + context.n_classes) < HELD_WORK
         denominator = <double>n_rows
-        if check == 0:
-            pass
+        if check == CHECKED:
+            pass  # its target is not read either
         elif context.target == TARGET_LABELS:
             run(check, &context, n_rows, n_rows, 1, held)
             bad = <int64_t>totals[0]

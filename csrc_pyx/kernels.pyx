@@ -456,7 +456,8 @@ cdef double measured_loss(
     if context.z_loss != 0.0:
         logsumexp = value_of(context, state.maximum) + log_sum
         loss += context.z_loss * logsumexp * logsumexp
-    return share.weight * loss
+    # one NaN, whichever of several it comes from
+    return share.weight * loss if loss == loss else NAN
 
 
 cdef inline Total with_part(Total total, double a, double b, double b_lost) noexcept nogil:

@@ -1090,7 +1090,8 @@ static inline double block_divergence(const real *logits, const real *partners, 
       }
     }
   const LineTotal sum = line_sum_total(&sums);
-  return sum.total + sum.lost;
+  /* an infinite sum has lost nothing */
+  return sum.total - sum.total == 0 ? sum.total + sum.lost : sum.total;
 }
 
 #endif

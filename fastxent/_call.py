@@ -96,9 +96,7 @@ class Batch:
         self._ignore_index = ignore_index
         self._target, self._ignored = None, None
         if self._labels is not None:
-            self._target, self._ignored = make_target(
-                self._labels, array, class_axis, ignore_index
-            )
+            self._target, self._ignored = make_target(self._labels, array, class_axis, ignore_index)
         self.asked = asked
         self.options: Options | None = None
         if asked is not None:
@@ -160,7 +158,8 @@ class Batch:
         )  # fmt: skip
         assert answer is not None  # they are in the form that the kernels take
         if answer[0] >= 0 and self._labels is not None:
-            raise bad_row(answer[0], self._labels, array, class_axis, self._ignore_index)
+            is_shard = options is not None and options.n_labels > array.shape[class_axis]
+            raise bad_row(answer[0], self._labels, array, class_axis, self._ignore_index, is_shard)
         empty = "nan" if self.asked is None else self.asked.empty
         loss = reduced(losses, answer, reduction, empty, divides_sum)
         if output is not None:

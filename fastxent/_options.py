@@ -76,7 +76,9 @@ def make_options(
     row_weights = None
     if asked.sample_weight is not None:
         row_weights = sample_weights(asked.sample_weight, batch)
-    denominator, weighs = denominator_of(asked, row_weights, math.prod(batch), has_labels, reduction)
+    denominator, weighs = denominator_of(
+        asked, row_weights, math.prod(batch), has_labels, reduction
+    )
     return Options(
         class_weights=weights,
         class_masses=masses,
@@ -133,9 +135,7 @@ def _number(
         raise TypeError(f"{name} must be a number, not {value!r}{advice}") from None
     inside = least < number < most if open_ends else least <= number <= most
     if not inside:
-        wanted = (
-            "a finite number above 0" if open_ends else f"from {least:g} to {most:g}"
-        )
+        wanted = "a finite number above 0" if open_ends else f"from {least:g} to {most:g}"
         raise ValueError(f"{name} must be {wanted}, not {value!r}{advice}")
     return number
 

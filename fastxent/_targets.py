@@ -94,8 +94,10 @@ def _probs_target(labels: Array, logits: Array, axis: int) -> Array:
     return as_rows(labels, axis)
 
 
-def bad_row(row: int, labels: Array, logits: Array, axis: int, ignore_index: object) -> ValueError:
-    """What is wrong with the labels of a row."""
+def bad_row(
+    row: int, labels: Array, logits: Array, axis: int, ignore_index: object, is_shard: bool
+) -> ValueError:
+    """What is wrong with the labels of a row; of a shard they may be classes that others hold."""
     batch = logits.shape[:axis] + logits.shape[axis + 1 :]
     place = [int(k) for k in np.unravel_index(row, batch)]
     if labels.dtype.kind in "iu":
@@ -107,10 +109,8 @@ def bad_row(row: int, labels: Array, logits: Array, axis: int, ignore_index: obj
             if found < 0 and ignore_index is None
             else ""
         )
-        return ValueError(
-            f"labels{where} is {found}, which is not one of the {n_classes} classes "
-            f"(0 to {n_classes - 1}){advice}"
-        )
+        wanted = "a class" if is_shard else f"one of the {n_classes} classes (0 to {n_classes - 1})"
+        return ValueError(f"labels{where} is {found}, which is not {wanted}{advice}")
     largest = backends.largest_prob(logits.dtype)
     probs = np.moveaxis(labels, axis, -1)[tuple(place)].astype(np.float64)
     j = int(np.argmin((probs >= 0) & (probs <= largest)))

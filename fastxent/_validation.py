@@ -142,9 +142,7 @@ def logits_array(logits: object, axis: object) -> tuple[Array, int]:
     return array, class_axis
 
 
-def check_out(
-    out: object, logits: Array, labels: Array | None, name: str = "labels"
-) -> None:
+def check_out(out: object, logits: Array, labels: Array | None, name: str = "labels") -> None:
     """An error unless `out` can take the result: logits' shape and dtype, writable, no overlap.
 
     `out` may be `logits` itself, or an array on exactly the same memory.

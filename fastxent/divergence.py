@@ -142,9 +142,7 @@ def _divergence(
     asked = asked_for(
         temperature=temperature, sample_weight=sample_weight, normalizer=normalizer, empty=empty
     )
-    batch = Batch(
-        logits, NO_LABELS, axis, backend, n_threads, asked=asked, reduction=reduction
-    )
+    batch = Batch(logits, NO_LABELS, axis, backend, n_threads, asked=asked, reduction=reduction)
     options = with_partners(batch, target_logits, "target_logits")
     if out is not None:
         check_out(out, batch.logits, as_array(target_logits, "target_logits"), "target_logits")

@@ -34,6 +34,14 @@ class PartialState:
     """What a shard of the classes, or several, leave behind of every row.
 
     It can be pickled and sent elsewhere; `merge` joins it with others, `finish` makes losses of it.
+    `max_logit`, `sum_exp` and `has_label` say what it has seen.
+
+    Examples
+    --------
+    >>> import numpy as np, fastxent
+    >>> state = fastxent.partial(np.array([[1.0, 3.0]]), np.array([5]))
+    >>> state.max_logit, state.has_label
+    (array([3.]), array([False]))
     """
 
     numbers: Array  # float64 (n_rows, STATE_SIZE): the kernels' state of each row
@@ -185,7 +193,9 @@ def merge(*states: PartialState) -> PartialState:
         raise TypeError("merge needs at least one PartialState")
     for k, state in enumerate(states):
         if not isinstance(state, PartialState):
-            raise TypeError(f"argument {k} of merge is a {type(state).__name__}, not a PartialState")
+            raise TypeError(
+                f"argument {k} of merge is a {type(state).__name__}, not a PartialState"
+            )
     first = states[0]
     for k, state in enumerate(states[1:], 1):
         _check_alike(first, state, k)
@@ -412,4 +422,3 @@ def _run(
     )
     assert answer is not None
     return answer[1], answer[2]
-

@@ -14,7 +14,12 @@ from .backends.context import STATE_SIZE, Options
 
 
 class RowStats(NamedTuple):
-    """Arrays with a number for every row; what needs labels is None without them."""
+    """Arrays with a number for every row; what needs labels is None without them.
+
+    >>> import numpy as np, fastxent
+    >>> fastxent.row_stats(np.array([[0.0, 2.0, 1.0]])).argmax
+    array([1])
+    """
 
     losses: Array | None
     logsumexp: Array
@@ -78,8 +83,8 @@ def row_stats(
 
     Notes
     -----
-    entropy = log S + sum_j e_j * (m - y_j) / S with e_j = exp(y_j - m) and S = sum_j e_j: no term is
-    negative. After Blanchard, Higham and Higham (2021), as `cross_entropy`.
+    entropy = log S + sum_j e_j * (m - y_j) / S with e_j = exp(y_j - m) and S = sum_j e_j: no term
+    is negative. After Blanchard, Higham and Higham (2021), as `cross_entropy`.
 
     Examples
     --------

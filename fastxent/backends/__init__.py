@@ -11,6 +11,7 @@ import numpy as np
 
 from . import cython_kernels
 from .context import (
+    CHECKED,
     ELEMENTS,
     FLOAT64,
     LANE_CLASSES,
@@ -255,7 +256,7 @@ def _make_program(
     splits_rows: bool,
     writes_nothing: bool,
     sums: bool,
-    task: str,
+    task: str = "loss",
 ) -> Program | None:
     """The kernels of such calls; None where there are none for these dtypes."""
     element = ELEMENTS.get(logits.name)
@@ -280,7 +281,7 @@ def _make_program(
     if layout == LAYOUT_LANES and not takes_planes(logits, 1, target_kind == TARGET_PROBS):
         layout = LAYOUT_ROWS
     if task in ("merge", "finish"):
-        check = 0  # the labels were checked with the logits
+        check = CHECKED  # with the logits
     if task != "loss":
         steps = [(address(name), extent) for name, extent in TASKS[task]]
     elif layout != LAYOUT_ROWS:

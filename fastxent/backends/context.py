@@ -68,6 +68,9 @@ BLOCK: Final = 1024
 # What `evaluate` answers instead of a wrong row, where a mean is over nothing and that is refused.
 EMPTY: Final = -2
 
+# The check of a program whose target was looked at before.
+CHECKED: Final = -1
+
 
 class Options(NamedTuple):
     """What a call asks for besides its labels; a driver takes all of it as it is, or nothing."""
@@ -99,7 +102,7 @@ class Program(NamedTuple):
     target: int
     target_element: int
     largest: float  # of the probabilities that are taken
-    check: int  # the address of the kernel that looks at the target first; 0 without a target
+    check: int  # the address of the kernel that looks at the target first, or CHECKED
     steps: tuple[tuple[int, int], ...]  # the addresses of the others, in order, and over what
 
 

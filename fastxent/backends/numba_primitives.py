@@ -29,6 +29,7 @@ from .numba_vectors import (
     all_within,
     any_equal,
     broadcast,
+    called,
     choose_equal,
     choose_greater,
     clear_equal,
@@ -59,7 +60,6 @@ from .numba_vectors import (
     pointer_at,
     prefetch,
     prefetch_to_write,
-    separately,
     shift_bits,
     stack_buffer,
     store,
@@ -73,9 +73,9 @@ from .numba_vectors import (
     store_past_caches,
     subtract,
     sum_error,
+    sums_of,
     table_bits,
     with_lane,
-    sums_of,
     zero_sums,
 )
 
@@ -93,12 +93,15 @@ OPTIONS: Final[dict[str, Any]] = {
     "no_cfunc_wrapper": True,
 }
 
-inlined = njit(forceinline=True, **OPTIONS)
+
+def inlined(function: Any) -> Any:
+    """Made part of every caller."""
+    return called(njit(forceinline=True, **OPTIONS)(function), separately=False)
 
 
 def compiled(function: Any) -> Any:
     """Compiled by itself, and called."""
-    return separately(njit(**OPTIONS)(function))
+    return called(njit(**OPTIONS)(function), separately=True)
 
 
 LN2: Final = float.fromhex("0x1.62e42fefa39efp-1")
@@ -1095,7 +1098,8 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
 
     @inlined
     def block_hessian(logits, n, measure, reference, scale, output, streams):
-        # output_j = output_scale * total * p_j * (1 - p_j), with p_j = scale * exp(x_j - m) / factor
+        # output_j = output_scale * total * p_j * (1 - p_j), with
+        # p_j = scale * exp(x_j - m) / factor
         values = measure_values_of(logits, measure, reference, scale)
         write_hessian(values, n, output, streams)
 

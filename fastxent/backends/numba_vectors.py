@@ -923,11 +923,13 @@ store_bfloat16, store_one_bfloat16 = _writing(16, _narrow_bfloat16)
 store_float32, store_one_float32 = _writing(32, _narrow_float32)
 
 
-def separately(dispatcher: Any) -> Any:
-    """A compiled function as one that its callers call without taking its code over.
+def called(dispatcher: Any, separately: bool) -> Any:
+    """A compiled function as one that is compiled once, whether its arguments are constants or not.
 
-    Numba links the code of a function into every caller, there to be optimised again, and again in
-    the callers' callers: half of the time that `rows_evaluate` took to compile.
+    Numba compiles a function anew for a constant argument, even for a variable that only starts as
+    one. It also links the code of a function into every caller, there to be optimised again, and
+    again in the callers' callers: half of the time that `rows_evaluate` took to compile. With
+    `separately` callers call the function without taking its code over.
     """
 
     @intrinsic
@@ -938,7 +940,9 @@ def separately(dispatcher: Any) -> Any:
         compiled = dispatcher.overloads[signature.args]
 
         def codegen(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
-            values = cgutils.unpack_tuple(builder, arguments[0])
+            values = cgutils.unpack_tuple(builder, arguments[0]) if signature.args else []
+            if not separately:
+                context.active_code_library.add_linking_library(compiled.library)
             return context.call_internal(builder, compiled.fndesc, signature, values)
 
         return signature.return_type(types.StarArgTuple(signature.args)), codegen

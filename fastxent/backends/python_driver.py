@@ -19,6 +19,7 @@ import numpy as np
 
 from .context import (
     BLOCK,
+    CHECKED,
     ELEMENTS,
     EMPTY,
     FLOAT64,
@@ -196,7 +197,7 @@ def evaluate(
             has_ignore_index=ignore_index is not None,
             ignore_index=ignore_index or 0,
         )
-        if program.check:
+        if program.check != CHECKED:
             run(program.check, context.pack(), n_rows, n_rows, 1)
             bad, denominator = int(totals[0]), float(totals[2 if given.weighs else 1])
     elif target is not None:
@@ -206,7 +207,7 @@ def evaluate(
             probs_element=program.target_element,
             output_scale=program.largest,
         )
-        if program.check:
+        if program.check != CHECKED:
             run(program.check, context.pack(), n_rows, chunk, n_threads)
             wrong = np.isnan(wide_losses)
             bad = int(wrong.argmax()) if wrong.any() else -1
@@ -283,16 +284,12 @@ def _are_options(
         (weights is None) == (masses is None)
         and (weights is None or _is_packed(weights, element, n_classes))
         and (masses is None or _is_packed(masses, np.float64, -(-n_classes // BLOCK)))
-        and (
-            options.row_weights is None or _is_packed(options.row_weights, np.float64, n_rows)
-        )
+        and (options.row_weights is None or _is_packed(options.row_weights, np.float64, n_rows))
         and (
             options.partners is None
             or (
                 program.layout == LAYOUT_ROWS
-                and _is_laid_out(
-                    options.partners, program.layout, options.partners_element, logits
-                )
+                and _is_laid_out(options.partners, program.layout, options.partners_element, logits)
             )
         )
         and (
