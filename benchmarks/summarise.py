@@ -52,6 +52,8 @@ def read_timings(results: dict[str, Any]) -> Timings:
     timings: Timings = defaultdict(dict)
     for entry in results["benchmarks"]:
         info = entry["extra_info"]
+        if "contender" not in info:  # options.py has a table of its own
+            continue
         case = Case(info["operation"], info["dtype"], info["shape"], info["threads"])
         timing = Timing(info["kind"], entry["stats"]["median"], info["bytes"])
         timings[case][info["contender"]] = timing

@@ -62,12 +62,18 @@ from .numba_primitives import (
     BlockTarget,
     Measure,
     Transformed,
-    compiled,
-    inlined,
     make_primitives,
 )
-from .numba_transform import Gap, make_transforms
-from .numba_vectors import address_of, finish_streams, fma, pointer_at, stack_buffer
+from .numba_transform import Gap
+from .numba_vectors import (
+    address_of,
+    compiled,
+    finish_streams,
+    fma,
+    inlined,
+    pointer_at,
+    stack_buffer,
+)
 
 INFINITY = math.inf
 NAN = math.nan
@@ -174,6 +180,10 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
     new_block = primitives.new_block
     open_block = primitives.open_block
     shift_block = primitives.shift_block
+    transformed_gap = primitives.transformed_gap
+    transformed_value = primitives.transformed_value
+    transform_block = primitives.transform_block
+    new_transformed = primitives.new_transformed
     block_maximum = primitives.block_maximum
     block_sum = primitives.block_sum
     block_sum_with_tails = primitives.block_sum_with_tails
@@ -194,11 +204,6 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
     block_buffer = primitives.block_buffer
     group_maxima_buffer = primitives.group_maxima_buffer
     zero = real(0.0)
-
-    transforms = make_transforms(real_bits, primitives)
-    transformed_gap = transforms.transformed_gap
-    transformed_value = transforms.transformed_value
-    transform_block = transforms.transform_block
 
     tiles = make_lanes(real_bits, primitives)
     lanes = tiles.lanes
@@ -432,7 +437,7 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
         # over threads has the same bits. `reading` holds the first block; afterwards it holds that
         # of the row `following`, if there is one.
         probs_buffer = block_buffer(zero)
-        transformed = Transformed(tails=block_buffer(zero), slopes=block_buffer(zero))
+        transformed = new_transformed()
         element = context.probs_element
         segment_stop = start + context.segment
         is_first_segment = True
@@ -574,7 +579,8 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
         if context.z_loss != 0.0:
             logsumexp = value_of(context, state.maximum) + log_sum
             loss += context.z_loss * logsumexp * logsumexp
-        return share.weight * loss
+        # one NaN, whichever of several it comes from
+        return share.weight * loss if loss == loss else NAN
 
     @inlined
     def with_part(total, a, b, b_lost):
@@ -642,7 +648,7 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
     def row_expectation(context, i, state):
         # sum_j exp(x_j - m) * v_j: v is the row's partner, or m - x_j where there are no partners.
         vectors_buffer = block_buffer(zero)
-        transformed = Transformed(tails=block_buffer(zero), slopes=block_buffer(zero))
+        transformed = new_transformed()
         block = new_block(group_maxima_buffer(zero), block_buffer(zero))
         element = context.partners_element
         j = 0
@@ -656,7 +662,7 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
                 block = transform_block(
                     block, state.maximum, context.temperature, context.softcap, transformed
                 )
-                tails = address_of(transformed.tails)
+                tails = transformed.tails
             if reference.shift != 0.0:
                 block = shift_block(block, reference.shift)
             vectors = 0
@@ -678,7 +684,7 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
         # any of the row is written: the output may lie where the logits lie.
         partners_buffer = block_buffer(zero)
         output_buffer = block_buffer(zero)
-        transformed = Transformed(tails=block_buffer(zero), slopes=block_buffer(zero))
+        transformed = new_transformed()
         block = new_block(group_maxima_buffer(zero), block_buffer(zero))
         element = context.logits_element
         partners_element = context.partners_element
@@ -691,8 +697,6 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
         label_value = 0.0
         mean = 0.0
         label = -1
-        tails = 0
-        slopes = 0
         if is_nothing(context, share, state):
             write_zeros(context, i, start, stop)
             return
@@ -726,9 +730,9 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
             and share.spread == 0.0
             and context.transforms == 0
         )
+        known = Transformed(tails=0, slopes=0, slope_tails=0)
         if context.transforms != 0:
-            tails = address_of(transformed.tails)
-            slopes = address_of(transformed.slopes)
+            known = transformed
         j = start
         while j < stop:
             destination = context.output + i * context.output_stride + j * element_size(element)
@@ -752,7 +756,7 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
             measure = Measure(
                 probs=address_of(partners) if context.target == TARGET_PROBS else 0,
                 class_weights=weights_from(context, j), probs_scale=share.probs,
-                spread=share.spread, tails=tails, slopes=slopes, total=total.value,
+                spread=share.spread, transformed=known, total=total.value,
                 total_lost=total.value_lost, others=others_share(state),
                 output_scale=output_scale, label=label - j if label >= 0 else -1,
                 label_value=label_value,

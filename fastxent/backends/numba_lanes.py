@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from .context import LANE_CLASSES
-from .numba_primitives import ARITHMETIC, LN2, compiled, inlined
+from .numba_primitives import ARITHMETIC, LN2
 from .numba_vectors import (
     add,
     add_to_sums,
@@ -21,8 +21,10 @@ from .numba_vectors import (
     choose_equal,
     choose_greater,
     clear_equal,
+    compiled,
     divide,
     exponent_and_mantissa,
+    inlined,
     load,
     load_partial,
     load_square,

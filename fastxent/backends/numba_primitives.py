@@ -18,9 +18,9 @@ from types import SimpleNamespace
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-from numba import njit
 
 from .context import BFLOAT16, FLOAT16, FLOAT32, FLOAT64
+from .numba_transform import make_transforms
 from .numba_vectors import (
     add,
     add_bits,
@@ -29,17 +29,18 @@ from .numba_vectors import (
     all_within,
     any_equal,
     broadcast,
-    called,
     choose_equal,
     choose_greater,
     clear_equal,
+    compiled,
     count_equal,
-    divide,
+    exact_sum,
     finish_streams,
     fma,
     fold_maximum,
     fold_sum,
     fold_sum_and_lost,
+    inlined,
     lane,
     load,
     load_bfloat16,
@@ -86,24 +87,6 @@ PREFETCH_DISTANCE: Final = 4096
 # The bytes of a line, whatever it holds.
 LINE_BYTES: Final = 64
 
-# Python never calls these functions, so they need no entry for it: 1.5 of 8.4 s to compile.
-OPTIONS: Final[dict[str, Any]] = {
-    "error_model": "numpy",
-    "no_cpython_wrapper": True,
-    "no_cfunc_wrapper": True,
-}
-
-
-def inlined(function: Any) -> Any:
-    """Made part of every caller."""
-    return called(njit(forceinline=True, **OPTIONS)(function), separately=False)
-
-
-def compiled(function: Any) -> Any:
-    """Compiled by itself, and called."""
-    return called(njit(**OPTIONS)(function), separately=True)
-
-
 LN2: Final = float.fromhex("0x1.62e42fefa39efp-1")
 LOG2_E: Final = float.fromhex("0x1.71547652b82fep+0")
 
@@ -143,10 +126,14 @@ class Block(NamedTuple):
 
 
 class Transformed(NamedTuple):
-    """What logits that are capped or divided by a temperature have besides: BLOCK reals each."""
+    """What logits that are capped or divided by a temperature have besides.
+
+    Addresses of BLOCK reals each; all 0 for logits that are not transformed.
+    """
 
     tails: Any  # their differences to the maximum are logits + tails
-    slopes: Any  # the derivatives of what was done to them
+    slopes: Any  # the derivatives of what was done to them are slopes + slope_tails
+    slope_tails: Any
 
 
 class BlockSum(NamedTuple):
@@ -189,8 +176,7 @@ class Measure(NamedTuple):
     class_weights: Any
     probs_scale: Any
     spread: Any
-    tails: Any  # of a transformed block
-    slopes: Any
+    transformed: Transformed  # what a transformed block has besides
     total: Any  # what the softmax is multiplied by
     total_lost: Any
     others: Any  # 1 - exp(m - m)/sum_exp
@@ -370,6 +356,10 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
     # 1/k! from the last one down to 1/2!
     last_power = arithmetic.last_power
     series_terms = tuple(real(1.0 / math.factorial(k)) for k in range(last_power, 1, -1))
+    block_buffer = stack_buffer(BLOCK)
+    transforms = make_transforms(arithmetic)
+    transform_relative_to = transforms.transform_relative_to
+    transformed_difference = transforms.transformed_difference
     degree = len(coefficients) - 1
     highest = coefficients[0]
     if steps > 1:
@@ -623,13 +613,10 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
     def block_maximum(block):
         return finish_maximum(block, 0, broadcast(minus_infinity))
 
-    @compiled
-    def shift_block(block, shift):
-        # The logits less the shift, which is exact for all that matter; in the block's own buffer.
-        for j in range(block.n):
-            block.buffer[j] = block.logits[j] - real(shift)
+    @inlined
+    def with_logits(block, logits):
         return Block(
-            logits=block.buffer,
+            logits=logits,
             n=block.n,
             ahead=block.ahead,
             written=block.written,
@@ -638,6 +625,36 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
             group_maxima=block.group_maxima,
             buffer=block.buffer,
         )
+
+    @compiled
+    def shift_block(block, shift):
+        # The logits less the shift, which is exact for all that matter; in the block's own buffer.
+        for j in range(block.n):
+            block.buffer[j] = block.logits[j] - real(shift)
+        return with_logits(block, block.buffer)
+
+    @inlined
+    def new_transformed():
+        return Transformed(
+            tails=address_of(block_buffer(zero)),
+            slopes=address_of(block_buffer(zero)),
+            slope_tails=address_of(block_buffer(zero)),
+        )
+
+    @compiled
+    def transform_block(block, maximum, temperature, softcap, transformed):
+        # The transformed logits less that of `maximum`, in the block's own buffer; their tails and
+        # slopes.
+        reference = transform_relative_to(maximum, temperature, softcap)
+        n = block.n
+        for j in range(0, n, line):
+            x = load_up_to(block.logits, j, n - j, real(maximum))
+            difference, slope = transformed_difference(x, reference)
+            store(block.buffer, j, difference.value)
+            store(pointer_at(transformed.tails, zero), j, difference.low)
+            store(pointer_at(transformed.slopes, zero), j, slope.value)
+            store(pointer_at(transformed.slope_tails, zero), j, slope.low)
+        return with_logits(block, block.buffer)
 
     @inlined
     def block_term(x, reference):
@@ -757,12 +774,8 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
         sums_lost = sums
         count = 0
         for j in range(0, n, line):
-            if j + line <= n:
-                x = load(block.logits, j)
-                tail = load(tails, j)
-            else:
-                x = load_partial(block.logits, j, n - j, minus_infinity)
-                tail = load_partial(tails, j, n - j, zero)
+            x = load_up_to(block.logits, j, n - j, minus_infinity)
+            tail = load_values(pointer_at(tails, zero), j, n - j)
             m = broadcast(reference.maximum)
             count += count_equal(x, m)
             term = clear_equal(put_together(with_tail(reduce(x, reference), tail)), x, m)
@@ -1033,8 +1046,9 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
     @inlined
     def measure_term(values, x, j, n):
         reduced = reduce(x, values.reference)
-        if values.measure.tails != 0:
-            tail = load_values(pointer_at(values.measure.tails, zero), j, n)
+        tails = values.measure.transformed.tails
+        if tails != 0:
+            tail = load_values(pointer_at(tails, zero), j, n)
             reduced = with_tail(reduced, tail)
         return scaled(reduced, broadcast(values.scale))
 
@@ -1056,9 +1070,12 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
         if measure.probs != 0:
             probs = load_values(pointer_at(measure.probs, zero), j, n)
             t = multiply_add(probs, broadcast(values.probs_scale), t)
+        value = measure_term(values, x, j, n)
         if measure.class_weights != 0:
-            t = multiply(t, load_values(pointer_at(measure.class_weights, zero), j, n))
-        value = subtract(measure_term(values, x, j, n), t)
+            weights = load_values(pointer_at(measure.class_weights, zero), j, n)
+            value = multiply_add(negate(t), weights, value)
+        else:
+            value = subtract(value, t)
         m = values.reference.maximum
         if measure.others < 0.5 and any_equal(x, broadcast(m)):
             for k in range(n):
@@ -1069,8 +1086,10 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
                     value = with_lane(value, k, real(measure.output_scale * own))
         if j <= measure.label < j + n:
             value = with_lane(value, measure.label - j, real(measure.label_value))
-        if measure.slopes != 0:
-            value = multiply(value, load_values(pointer_at(measure.slopes, zero), j, n))
+        if measure.transformed.slopes != 0:
+            slopes = load_values(pointer_at(measure.transformed.slopes, zero), j, n)
+            tails = load_values(pointer_at(measure.transformed.slope_tails, zero), j, n)
+            value = multiply_add(value, slopes, multiply(value, tails))
         return value
 
     write_softmax_minus_target = writing(softmax_minus_target_values)
@@ -1203,14 +1222,13 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
     # ---- divergence of two rows ----
 
     @inlined
-    def plain_term(d, reference):
-        # exp(d), for d <= 0 relative to which all is
-        return multiply(put_together(reduce(d, reference)), broadcast(real(reference.factor)))
+    def pair_term(d, reference):
+        # exp(d) / factor
+        return put_together(with_tail(reduce(d.value, reference), d.low))
 
     @compiled
     def row_softness(row, element, n_classes, temperature, buffer):
         reference = reference_at(0.0)
-        divisor = broadcast(real(temperature))
         size = element_size(element)
         maxima = broadcast(minus_infinity)
         for j in range(0, n_classes, BLOCK):
@@ -1218,8 +1236,8 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
             x = load_block(row + j * size, element, n, buffer)
             for k in range(0, n, line):
                 maxima = maximum(load_up_to(x, k, n - k, minus_infinity), maxima)
-        largest = fold_maximum(maxima)
-        top = broadcast(largest)
+        m = np.float64(fold_maximum(maxima))
+        top = transform_relative_to(m, temperature, 0.0)
         sums = zero_sums(zero)
         sums_lost = sums
         count = 0
@@ -1228,16 +1246,16 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
             row_block = load_block(row + j * size, element, n, buffer)
             for k in range(0, n, line):
                 x = load_up_to(row_block, k, n - k, minus_infinity)
-                count += count_equal(x, top)
-                term = plain_term(divide(subtract(x, top), divisor), reference)
-                term = clear_equal(term, x, top)
+                count += count_equal(x, top.maximum)
+                d, _ = transformed_difference(x, top)
+                term = clear_equal(pair_term(d, reference), x, top.maximum)
                 sums_lost = add_lost(sums, term, sums_lost)
                 sums = add_to_sums(sums, term)
         total, lost = fold_line_sum(sums, sums_lost)
-        above = (total + lost) + (np.float64(count) - 1.0)
+        above = (total + lost) * reference.factor + (np.float64(count) - 1.0)
         # a row without a finite maximum has no count, and no softmax
         y = above if above >= 0.0 else math.nan
-        return Softness(maximum=np.float64(largest), log_sum=math.log1p(y), scale=1.0 / (1.0 + y))
+        return Softness(maximum=m, log_sum=math.log1p(y), scale=1.0 / (1.0 + y))
 
     @compiled
     def block_divergence(
@@ -1247,19 +1265,26 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
         # and d_j = log q_j - log p_j; where d_j is small from its series. Where there is an output
         # (an address, or 0), output_j = output_scale * (p_j - q_j) / temperature.
         reference = reference_at(0.0)
-        divisor = broadcast(real(temperature))
+        top = transform_relative_to(own.maximum, temperature, 0.0)
+        partner_top = transform_relative_to(partner.maximum, temperature, 0.0)
         scale = broadcast(real(output_scale / temperature))
-        apart = broadcast(real(own.log_sum - partner.log_sum))
+        own_scale = broadcast(real(own.scale * reference.factor))
+        partner_scale = broadcast(real(partner.scale * reference.factor))
+        log_sums_apart = broadcast(real(own.log_sum - partner.log_sum))
         sums = zero_sums(zero)
         sums_lost = sums
         for j in range(0, n, line):
             x = load_up_to(logits, j, n - j, minus_infinity)
             u = load_up_to(partners, j, n - j, minus_infinity)
-            below = divide(subtract(x, broadcast(real(own.maximum))), divisor)
-            partner_below = divide(subtract(u, broadcast(real(partner.maximum))), divisor)
-            p = multiply(plain_term(below, reference), broadcast(real(own.scale)))
-            q = multiply(plain_term(partner_below, reference), broadcast(real(partner.scale)))
-            d = add(subtract(partner_below, below), apart)
+            below, _ = transformed_difference(x, top)
+            partner_below, _ = transformed_difference(u, partner_top)
+            p = multiply(pair_term(below, reference), own_scale)
+            q = multiply(pair_term(partner_below, reference), partner_scale)
+            apart = exact_sum(partner_below.value, negate(below.value))
+            d = add(
+                add(apart.value, log_sums_apart),
+                add(apart.low, subtract(partner_below.low, below.low)),
+            )
             series = broadcast(series_terms[0])
             for k in range(1, last_power - 1):
                 series = multiply_add(series, negate(d), broadcast(series_terms[k]))
@@ -1297,6 +1322,10 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
         new_block=new_block,
         open_block=open_block,
         shift_block=shift_block,
+        transformed_gap=transforms.transformed_gap,
+        transformed_value=transforms.transformed_value,
+        transform_block=transform_block,
+        new_transformed=new_transformed,
         block_maximum=block_maximum,
         block_sum=block_sum,
         block_sum_with_tails=block_sum_with_tails,
@@ -1315,7 +1344,7 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
         block_divergence=block_divergence,
         prefetch_ends=prefetch_ends,
         finish_streams=finish_streams,
-        block_buffer=stack_buffer(BLOCK),
+        block_buffer=block_buffer,
         group_maxima_buffer=stack_buffer(BLOCK // 8),
     )
 

@@ -18,27 +18,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .numba_primitives import ARITHMETIC, Block, compiled, inlined
 from .numba_vectors import (
     Pair,
     add,
     broadcast,
     choose_equal,
     choose_greater,
-    divide,
+    compiled,
     divide_pairs,
     exact_product,
     exact_sum,
     fma,
+    inlined,
     lane,
-    load,
-    load_partial,
     magnitude,
     multiply,
     multiply_add,
     negate,
     shift_bits,
-    store,
     subtract,
 )
 
@@ -65,11 +62,9 @@ class Gap(NamedTuple):
     low: Any
 
 
-def make_transforms(real_bits: int, primitives: SimpleNamespace) -> SimpleNamespace:
-    """What is done to logits in float32 or float64 arithmetic, compiled when it is first called."""
-    arithmetic = ARITHMETIC[real_bits]
-    real = primitives.real
-    line = 512 // real_bits
+def make_transforms(arithmetic: Any) -> SimpleNamespace:
+    """What is done to logits in an arithmetic, compiled when it is first called."""
+    real = arithmetic.real
     zero = real(0.0)
     one = real(1.0)
     minus_infinity = real(-math.inf)
@@ -87,7 +82,7 @@ def make_transforms(real_bits: int, primitives: SimpleNamespace) -> SimpleNamesp
     sixth = real(1.0 / 6.0)
     sixth_low = (
         real(1.0 / 6.0 - float(sixth))
-        if real_bits == 32
+        if real is np.float32
         else real(float.fromhex("0x1.5555555555555p-57"))
     )
     # 1/k! for the end of the exponential's series
@@ -163,15 +158,22 @@ def make_transforms(real_bits: int, primitives: SimpleNamespace) -> SimpleNamesp
         q = falling_exponential(Pair(value=double_value, low=double_low))
         below = exact_sum(broadcast(one), negate(q.value))
         above = exact_sum(broadcast(one), q.value)
+        above_low = add(above.low, q.low)
         tangent = divide_pairs(
             Pair(value=below.value, low=subtract(below.low, q.low)),
-            Pair(value=above.value, low=add(above.low, q.low)),
+            Pair(value=above.value, low=above_low),
         )
         capped = exact_product(cap.value, tangent.value)
         low = add(
             capped.low, add(multiply(cap.value, tangent.low), multiply(cap.low, tangent.value))
         )
-        slope = divide(multiply(broadcast(four), q.value), multiply(above.value, above.value))
+        square = exact_product(above.value, above.value)
+        double = multiply(broadcast(two), above.value)
+        square_low = add(square.low, multiply(double, above_low))
+        slope = divide_pairs(
+            Pair(value=multiply(broadcast(four), q.value), low=multiply(broadcast(four), q.low)),
+            Pair(value=square.value, low=square_low),
+        )
         signed = Pair(
             value=choose_greater(none, x, negate(capped.value), capped.value),
             low=choose_greater(none, x, negate(low), low),
@@ -196,9 +198,9 @@ def make_transforms(real_bits: int, primitives: SimpleNamespace) -> SimpleNamesp
 
     @inlined
     def transformed_difference(x, reference):
-        # y(x) - y(m), and y'(x) T.
+        # y(x) - y(m), and y'(x) T, which is 1 at a class that is masked.
         none = broadcast(zero)
-        slope = broadcast(one)
+        slope = Pair(value=broadcast(one), low=none)
         if reference.transform.caps:
             own, slope = cap_logits(x, reference.transform.cap)
             other = reference.capped
@@ -218,6 +220,10 @@ def make_transforms(real_bits: int, primitives: SimpleNamespace) -> SimpleNamesp
         difference = Pair(
             value=choose_equal(x, masked, x, value),
             low=choose_equal(x, masked, none, difference.low),
+        )
+        slope = Pair(
+            value=choose_equal(x, masked, broadcast(one), slope.value),
+            low=choose_equal(x, masked, none, slope.low),
         )
         return difference, slope
 
@@ -250,34 +256,9 @@ def make_transforms(real_bits: int, primitives: SimpleNamespace) -> SimpleNamesp
         value = np.float64(lane(capped.value, 0))
         return (value + np.float64(lane(capped.low, 0))) / temperature
 
-    @compiled
-    def transform_block(block, maximum, temperature, softcap, transformed):
-        # The transformed logits less that of `maximum`, in the block's own buffer; their tails and
-        # slopes.
-        reference = transform_relative_to(maximum, temperature, softcap)
-        n = block.n
-        for j in range(0, n, line):
-            if j + line <= n:
-                x = load(block.logits, j)
-            else:
-                x = load_partial(block.logits, j, n - j, real(maximum))
-            difference, slope = transformed_difference(x, reference)
-            store(block.buffer, j, difference.value)
-            store(transformed.tails, j, difference.low)
-            store(transformed.slopes, j, slope)
-        return Block(
-            logits=block.buffer,
-            n=n,
-            ahead=block.ahead,
-            written=block.written,
-            line_bytes=block.line_bytes,
-            maximum=block.maximum,
-            group_maxima=block.group_maxima,
-            buffer=block.buffer,
-        )
-
     return SimpleNamespace(
+        transform_relative_to=transform_relative_to,
+        transformed_difference=transformed_difference,
         transformed_gap=transformed_gap,
         transformed_value=transformed_value,
-        transform_block=transform_block,
     )
