@@ -183,7 +183,6 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
     transformed_gap = primitives.transformed_gap
     transformed_value = primitives.transformed_value
     transform_block = primitives.transform_block
-    new_transformed = primitives.new_transformed
     block_maximum = primitives.block_maximum
     block_sum = primitives.block_sum
     block_sum_with_tails = primitives.block_sum_with_tails
@@ -437,7 +436,10 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
         # over threads has the same bits. `reading` holds the first block; afterwards it holds that
         # of the row `following`, if there is one.
         probs_buffer = block_buffer(zero)
-        transformed = new_transformed()
+        transformed = Transformed(
+            tails=address_of(block_buffer(zero)), slopes=address_of(block_buffer(zero)),
+            slope_tails=address_of(block_buffer(zero)),
+        )  # fmt: skip
         element = context.probs_element
         segment_stop = start + context.segment
         is_first_segment = True
@@ -648,7 +650,10 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
     def row_expectation(context, i, state):
         # sum_j exp(x_j - m) * v_j: v is the row's partner, or m - x_j where there are no partners.
         vectors_buffer = block_buffer(zero)
-        transformed = new_transformed()
+        transformed = Transformed(
+            tails=address_of(block_buffer(zero)), slopes=address_of(block_buffer(zero)),
+            slope_tails=address_of(block_buffer(zero)),
+        )  # fmt: skip
         block = new_block(group_maxima_buffer(zero), block_buffer(zero))
         element = context.partners_element
         j = 0
@@ -684,7 +689,10 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
         # any of the row is written: the output may lie where the logits lie.
         partners_buffer = block_buffer(zero)
         output_buffer = block_buffer(zero)
-        transformed = new_transformed()
+        transformed = Transformed(
+            tails=address_of(block_buffer(zero)), slopes=address_of(block_buffer(zero)),
+            slope_tails=address_of(block_buffer(zero)),
+        )  # fmt: skip
         block = new_block(group_maxima_buffer(zero), block_buffer(zero))
         element = context.logits_element
         partners_element = context.partners_element

@@ -356,7 +356,6 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
     # 1/k! from the last one down to 1/2!
     last_power = arithmetic.last_power
     series_terms = tuple(real(1.0 / math.factorial(k)) for k in range(last_power, 1, -1))
-    block_buffer = stack_buffer(BLOCK)
     transforms = make_transforms(arithmetic)
     transform_relative_to = transforms.transform_relative_to
     transformed_difference = transforms.transformed_difference
@@ -632,14 +631,6 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
         for j in range(block.n):
             block.buffer[j] = block.logits[j] - real(shift)
         return with_logits(block, block.buffer)
-
-    @inlined
-    def new_transformed():
-        return Transformed(
-            tails=address_of(block_buffer(zero)),
-            slopes=address_of(block_buffer(zero)),
-            slope_tails=address_of(block_buffer(zero)),
-        )
 
     @compiled
     def transform_block(block, maximum, temperature, softcap, transformed):
@@ -1325,7 +1316,6 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
         transformed_gap=transforms.transformed_gap,
         transformed_value=transforms.transformed_value,
         transform_block=transform_block,
-        new_transformed=new_transformed,
         block_maximum=block_maximum,
         block_sum=block_sum,
         block_sum_with_tails=block_sum_with_tails,
@@ -1344,7 +1334,7 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
         block_divergence=block_divergence,
         prefetch_ends=prefetch_ends,
         finish_streams=finish_streams,
-        block_buffer=block_buffer,
+        block_buffer=stack_buffer(BLOCK),
         group_maxima_buffer=stack_buffer(BLOCK // 8),
     )
 
