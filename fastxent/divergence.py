@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ._call import NO_LABELS, Batch
-from ._options import asked_for
+from ._options import Asked
 from ._reduce import Empty, Reduction, check_reduction
 from ._validation import Array, as_array, check_out
 from .backends.context import OUTPUT_GRADIENT, OUTPUT_NOTHING
@@ -139,7 +139,7 @@ def _divergence(
     out: Array | None,
 ) -> tuple[Any, Any]:
     check_reduction(reduction)
-    asked = asked_for(
+    asked = Asked(
         temperature=temperature, sample_weight=sample_weight, normalizer=normalizer, empty=empty
     )
     batch = Batch(logits, NO_LABELS, axis, backend, n_threads, asked=asked, reduction=reduction)

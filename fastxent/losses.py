@@ -121,9 +121,8 @@ def cross_entropy(
     """
     check_reduction(reduction)
     asked = asked_for(
-        class_weight=class_weight, sample_weight=sample_weight, label_smoothing=label_smoothing,
-        temperature=temperature, softcap=softcap, z_loss=z_loss, normalizer=normalizer,
-        mean_over=mean_over, empty=empty,
+        class_weight, sample_weight, label_smoothing, temperature, softcap, z_loss, normalizer,
+        mean_over, empty,
     )  # fmt: skip
     loss, _ = call(
         logits, labels, axis, backend, n_threads, ignore_index=ignore_index, reduction=reduction,
@@ -212,9 +211,8 @@ def cross_entropy_with_grad(
     """
     check_reduction(reduction)
     asked = asked_for(
-        class_weight=class_weight, sample_weight=sample_weight, label_smoothing=label_smoothing,
-        temperature=temperature, softcap=softcap, z_loss=z_loss, normalizer=normalizer,
-        mean_over=mean_over, empty=empty,
+        class_weight, sample_weight, label_smoothing, temperature, softcap, z_loss, normalizer,
+        mean_over, empty,
     )  # fmt: skip
     if not isinstance(grad_labels, bool):
         raise TypeError(f"grad_labels must be True or False, not {grad_labels!r}")

@@ -98,10 +98,7 @@ def row_stats(
     >>> stats.entropy[1] == np.log(3.0)
     np.True_
     """
-    asked = asked_for(
-        class_weight=class_weight, sample_weight=sample_weight, label_smoothing=label_smoothing,
-        temperature=temperature, softcap=softcap, z_loss=z_loss,
-    )  # fmt: skip
+    asked = asked_for(class_weight, sample_weight, label_smoothing, temperature, softcap, z_loss)
     given = NO_LABELS if labels is None else labels
     batch = Batch(logits, given, axis, backend, n_threads, ignore_index, asked, "none")
     shape, dtype = batch.shape, result_dtype(batch.logits)

@@ -35,6 +35,7 @@ import threading
 from collections.abc import Callable
 from functools import cache
 from math import exp, frexp, ldexp, log, log1p
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numba
@@ -66,6 +67,7 @@ from .numba_primitives import (
 )
 from .numba_transform import Gap
 from .numba_vectors import (
+    absent,
     address_of,
     compiled,
     finish_streams,
@@ -164,9 +166,37 @@ def with_label_of(state, logit, weight, count):
     )  # fmt: skip
 
 
-def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
+def without_options(primitives: SimpleNamespace) -> SimpleNamespace:
+    """Primitives for calls that never reach what options need: half of the time to compile it."""
+
+    def numbers(kind: Any) -> Any:
+        return types.NamedUniTuple(types.float64, len(kind._fields), kind)
+
+    absentees = dict.fromkeys(
+        ("block_hessian", "block_hessian_product", "block_label_gradient"),
+        absent(lambda *_: types.none),
+    )
+    return SimpleNamespace(
+        **vars(primitives)
+        | absentees
+        | {
+            "transformed_gap": absent(lambda *_: numbers(Gap)),
+            "transformed_value": absent(lambda *_: types.float64),
+            "transform_block": absent(lambda block, *_: block),
+            "block_sum_with_tails": absent(
+                lambda block, *_: types.Tuple((numbers(BlockSum), block))
+            ),
+            "block_spread": absent(lambda *_: numbers(BlockSpread)),
+            "block_expectation": absent(lambda *_: types.float64),
+        }
+    )
+
+
+def make_kernels(real_bits: int, has_options: bool) -> dict[str, Callable[..., None]]:
     """The kernels for float32 or float64 arithmetic, compiled when they are first called."""
     primitives = make_primitives(real_bits)
+    if not has_options:
+        primitives = without_options(primitives)
     real = primitives.real
     reference_at = primitives.reference_at
     balancing_exponent = primitives.balancing_exponent
@@ -1270,21 +1300,25 @@ def make_kernels(real_bits: int) -> dict[str, Callable[..., None]]:
 
 
 _SIGNATURE = types.void(types.CPointer(_CONTEXT), types.int64, types.int64)
-_entries: dict[tuple[str, int], Any] = {}
+_entries: dict[tuple[str, int, bool], Any] = {}
 _kernels = cache(make_kernels)
 
 
-def kernel_address(name: str, real_bits: int) -> int:
-    """The address of a kernel that computes in floats of `real_bits` bits; compiled if need be."""
-    entry = _entries.get((name, real_bits))
+def kernel_address(name: str, real_bits: int, has_options: bool = True) -> int:
+    """The address of a kernel that computes in floats of `real_bits` bits; compiled if need be.
+
+    Without options it is for calls that have none that look into the classes: no smoothing, no
+    temperature, no soft cap; and whose output is a gradient or log-softmax, if any.
+    """
+    entry = _entries.get((name, real_bits, has_options))
     if entry is None:
         with _compiling:
-            kernel = _kernels(real_bits)[name]
+            kernel = _kernels(real_bits, has_options)[name]
 
             @cfunc(_SIGNATURE)
             def enter(context, start, stop):
                 kernel(carray(context, 1)[0], start, stop)
 
-            entry = _entries.setdefault((name, real_bits), enter)
+            entry = _entries.setdefault((name, real_bits, has_options), enter)
     address: int = entry.address
     return address

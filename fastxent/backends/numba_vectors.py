@@ -950,6 +950,27 @@ def called(dispatcher: Any, separately: bool) -> Any:
     return call
 
 
+def absent(returned: Callable[..., Any]) -> Any:
+    """In place of a compiled function that is never reached: nothing to compile.
+
+    `returned` says, of its arguments' types, what type the function would return.
+    """
+
+    @intrinsic
+    def call(typingctx: Any, *arguments: Any) -> Any:
+        wanted = tuple(types.unliteral(argument) for argument in arguments)
+        result = returned(*wanted)
+
+        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            if result == types.none:
+                return context.get_dummy_value()
+            return context.get_constant_null(result)
+
+        return result(types.StarArgTuple(wanted)), codegen
+
+    return call
+
+
 # Python never calls these functions, so they need no entry for it: 1.5 of 8.4 s to compile.
 OPTIONS: Final[dict[str, Any]] = {
     "error_model": "numpy",
