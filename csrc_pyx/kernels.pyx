@@ -594,7 +594,8 @@ cdef void write_output(
     cdef int64_t label = -1
     cdef int exponent, shift
     cdef bint streams, is_plain
-    if is_nothing(context, share, state):
+    # (without mass the loss is 0, but not its slope by a probability)
+    if is_nothing(context, share, state) and context.output_kind != OUTPUT_LABEL_GRADIENT:
         write_zeros(context, i, start, stop)
         return
     if context.transforms != 0:

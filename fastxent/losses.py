@@ -76,7 +76,7 @@ def cross_entropy(
     mean_over : {"weight", "valid", "rows"}
         What a mean divides by. "weight", as PyTorch: the sum of sample_weight * class_weight[label]
         over the rows that are not ignored, or of sample_weight over all rows (probabilities).
-        "valid": the number of rows that are not ignored. "rows": the number of rows, as Keras.
+        "valid": the number of rows that are not ignored, as Keras. "rows": the number of rows.
     empty : {"nan", "zero", "raise"}
         What a mean over nothing is: NaN, 0, or a ValueError. Its gradient is 0.
     backend : {"cython", "numba"}, optional

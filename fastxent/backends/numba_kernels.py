@@ -735,7 +735,8 @@ def make_kernels(real_bits: int, has_options: bool) -> dict[str, Callable[..., N
         label_value = 0.0
         mean = 0.0
         label = -1
-        if is_nothing(context, share, state):
+        # (without mass the loss is 0, but not its slope by a probability)
+        if is_nothing(context, share, state) and context.output_kind != OUTPUT_LABEL_GRADIENT:
             write_zeros(context, i, start, stop)
             return
         if context.transforms != 0:

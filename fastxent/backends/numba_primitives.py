@@ -37,6 +37,7 @@ from .numba_vectors import (
     exact_sum,
     finish_streams,
     fma,
+    fold_line_and_lost,
     fold_maximum,
     fold_sum,
     fold_sum_and_lost,
@@ -785,7 +786,7 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
     def fold_line_sum(sums, sums_lost):
         # What float64 loses of a sum of float32 is nothing.
         if real_bits == 64:
-            return fold_sum_and_lost(sums, sums_lost)
+            return fold_line_and_lost(sums, sums_lost)
         else:
             return fold_sum(sums), 0.0
 

@@ -672,27 +672,33 @@ def _half(builder: Any, line: Any, first: int, lanes: int) -> Any:
     )
 
 
-@intrinsic
-def fold_sum_and_lost(typingctx: Any, sums: Any, lost: Any) -> Any:
-    """The lanes of `sums` folded in half until one is left, and what that and `lost` lose."""
-    pair = types.UniTuple(types.float64, 2)
+def _folding(add_three: Callable[[Any, Any, Any, Any], Any]) -> Any:
+    @intrinsic
+    def operation(typingctx: Any, sums: Any, lost: Any) -> Any:
+        pair = types.UniTuple(types.float64, 2)
 
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        line, missing = arguments
-        half = sums.lanes // 2
-        while half > 0:
-            line, error = _sum_error(
-                builder, _half(builder, line, 0, half), _half(builder, line, half, half)
-            )
-            missing = builder.fadd(
-                _half(builder, missing, 0, half),
-                builder.fadd(_half(builder, missing, half, half), error),
-            )
-            half //= 2
-        scalars = [builder.extract_element(vector, _INT32(0)) for vector in (line, missing)]
-        return context.make_tuple(builder, pair, scalars)
+        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            line, missing = arguments
+            half = sums.lanes // 2
+            while half > 0:
+                line, error = _sum_error(
+                    builder, _half(builder, line, 0, half), _half(builder, line, half, half)
+                )
+                low, high = _half(builder, missing, 0, half), _half(builder, missing, half, half)
+                missing = add_three(builder, low, high, error)
+                half //= 2
+            scalars = [builder.extract_element(vector, _INT32(0)) for vector in (line, missing)]
+            return context.make_tuple(builder, pair, scalars)
 
-    return pair(sums, lost), codegen
+        return pair(sums, lost), codegen
+
+    return operation
+
+
+# The lanes of `sums` folded in half until one is left, and what that and `lost` lose; with what is
+# lost added up in the order of the Cython twin's fold_wide, or of its line_sum_total.
+fold_sum_and_lost = _folding(lambda builder, a, b, c: builder.fadd(a, builder.fadd(b, c)))
+fold_line_and_lost = _folding(lambda builder, a, b, c: builder.fadd(builder.fadd(a, b), c))
 
 
 def _fold(name: str, combine: Callable[[Any, Any, Any], Any]) -> Any:
