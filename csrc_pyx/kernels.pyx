@@ -628,8 +628,8 @@ cdef void write_output(
     )
     measure = Measure(
         probs=NULL, class_weights=NULL, probs_scale=share.probs, spread=share.spread,
-        transformed=NULL, total=total.value, total_lost=total.value_lost, others=others_share(state),
-        output_scale=output_scale, label=-1, label_value=label_value,
+        transformed=NULL, total=total.value, total_lost=total.value_lost,
+        others=others_share(state), output_scale=output_scale, label=-1, label_value=label_value,
     )
     if context.transforms != 0:
         measure.transformed = &transformed
