@@ -243,7 +243,7 @@ cdef double softmax_scale(
     return quotient + remainder / total
 
 
-cdef bint is_ignored(const Context* context, int64_t i) noexcept nogil:
+cdef inline bint is_ignored(const Context* context, int64_t i) noexcept nogil:
     return (
         context.target == TARGET_LABELS
         and context.has_ignore_index != 0
@@ -251,16 +251,16 @@ cdef bint is_ignored(const Context* context, int64_t i) noexcept nogil:
     )
 
 
-cdef double row_weight(const Context* context, int64_t i) noexcept nogil:
+cdef inline double row_weight(const Context* context, int64_t i) noexcept nogil:
     return context.row_weights[i] if context.row_weights != NULL else 1.0
 
 
-cdef bint is_left_out(const Context* context, int64_t i) noexcept nogil:
+cdef inline bint is_left_out(const Context* context, int64_t i) noexcept nogil:
     # A row without weight is not read either.
     return is_ignored(context, i) or row_weight(context, i) == 0.0
 
 
-cdef double class_weight(const Context* context, int64_t j) noexcept nogil:
+cdef inline double class_weight(const Context* context, int64_t j) noexcept nogil:
     # 1 for a class there is none of: labels were classes when the call checked them, and their
     # array may have been written to since.
     if context.class_weights == NULL or j < 0 or j >= context.n_classes:
@@ -379,7 +379,7 @@ cdef int64_t offset_of_row(
     return i // context.n_inner * stride + i % context.n_inner * inner_stride
 
 
-cdef double logit_at(const Context* context, int64_t i, int64_t j) noexcept nogil:
+cdef inline double logit_at(const Context* context, int64_t i, int64_t j) noexcept nogil:
     # NaN for a class there is none of: labels were classes when the call checked them, and their
     # array may have been written to since.
     if j < 0 or j >= context.n_classes:
@@ -392,7 +392,7 @@ cdef double logit_at(const Context* context, int64_t i, int64_t j) noexcept nogi
     )
 
 
-cdef State with_label(
+cdef inline State with_label(
     const Context* context, int64_t i, int64_t start, int64_t stop, State state
 ) noexcept nogil:
     # The state of classes start..stop of row i, with what is known of its label if it is there.
@@ -735,6 +735,24 @@ cdef void rows_evaluate(const Context* context, int64_t start, int64_t stop) noe
     finish_streams()
 
 
+cdef inline bint is_measured(const Context* context) noexcept nogil:
+    # Whether an option changes the measure: 1 at the label is all there is otherwise.
+    return (
+        context.row_weights != NULL or context.class_weights != NULL
+        or context.smoothing != 0.0 or context.z_loss != 0.0
+    )
+
+
+cdef inline double lane_label_logit(
+    const Context* context, int64_t i, const Tile* tile, int64_t k
+) noexcept nogil:
+    # The label's logit of row i, which is in lane k; NaN where the label is no class.
+    cdef int64_t label = context.labels[i]
+    if label < 0 or label >= context.n_classes:
+        return NAN
+    return tile.values[label * LANES + k]
+
+
 cdef State lane_state(
     const Context* context, int64_t i, const Tile* tile, const LaneSums* sums,
     const LaneSpread* spread, int64_t k
@@ -757,22 +775,28 @@ cdef State lane_state(
     return state
 
 
-cdef double lane_result(
-    const Context* context, int64_t i, State state, double log_sum
+cdef inline double lane_result(
+    const Context* context, int64_t i, const Tile* tile, const LaneSums* sums,
+    const LaneSpread* spread, int64_t k, bint measured
 ) noexcept nogil:
-    # row_result of row i.
+    # row_result of row i, which is in lane k. The formula for any measure takes 15 ns more: 0.55 ms
+    # against 0.23 for 20000 x 10 float32, one thread.
+    cdef State state
     if is_left_out(context, i):
         return 0.0
+    if context.target == TARGET_LABELS and not measured:
+        return (sums.maximum[k] - lane_label_logit(context, i, tile, k)) + sums.log_sum_exp[k]
     if context.target == TARGET_LABELS:
-        return measured_loss(context, share_of(context, i, state), state, log_sum)
-    if state.maximum - state.maximum != 0.0 and not has_nan(context, i):
-        return state.maximum
-    return state.maximum + log_sum
+        state = lane_state(context, i, tile, sums, spread, k)
+        return measured_loss(context, share_of(context, i, state), state, sums.log_sum_exp[k])
+    if sums.maximum[k] - sums.maximum[k] != 0.0 and not has_nan(context, i):
+        return sums.maximum[k]
+    return sums.maximum[k] + sums.log_sum_exp[k]
 
 
 cdef void lanes_write(
     const Context* context, int64_t i, int64_t n, Tile* tile, const LaneSums* sums,
-    const LaneSpread* spread, const LaneReference* reference, char* output
+    const LaneSpread* spread, const LaneReference* reference, char* output, bint measured
 ) noexcept nogil:
     # The output of rows i..i+n, in place of their logits in the tile, then to where it belongs.
     cdef double[MOST_LANES] scales
@@ -789,10 +813,18 @@ cdef void lanes_write(
     cdef Total total
     for k in range(LANES):
         scales[k] = context.output_scale * sums.scale[k]
-        totals[k] = 0.0
+        totals[k] = context.output_scale * context.hess_factor
         spreads[k] = 0.0
-        label_shares[k] = 0.0
-        if k < n and has_labels:
+        label_shares[k] = context.output_scale
+        label_values[k] = NAN
+        if k < n and has_labels and is_left_out(context, i + k):
+            label_shares[k] = NAN
+        elif k < n and has_labels and not measured:
+            # p_y - 1 without the difference where y holds the maximum; elsewhere p_y is at most a
+            # half, and p_y - 1 loses no digit
+            if lane_label_logit(context, i + k, tile, k) == sums.maximum[k]:
+                label_values[k] = -sums.others[k] * context.output_scale
+        elif k < n and has_labels:
             state = lane_state(context, i + k, tile, sums, spread, k)
             share = share_of(context, i + k, state)
             total = measured_total(context, share, state, sums.log_sum_exp[k])
@@ -801,15 +833,12 @@ cdef void lanes_write(
             totals[k] = output_scale * total.value * context.hess_factor
             spreads[k] = output_scale * share.spread
             label_shares[k] = output_scale * share.label
-            # p_y - 1 without the difference where y holds the maximum; elsewhere p_y is at most a
-            # half, and p_y - 1 loses no digit
-            label_values[k] = NAN
             if state.label_logit == state.maximum:
                 label_values[k] = output_scale * (
                     (total.value - (share.label + share.spread * state.label_weight))
                     - total.value * sums.others[k]
                 )
-            if is_left_out(context, i + k) or is_nothing(context, share, state):
+            if is_nothing(context, share, state):
                 label_shares[k] = NAN
     if context.output_kind == OUTPUT_LOG_SOFTMAX:
         log_softmax_tile(tile, context.n_classes, sums.maximum, sums.log_sum_exp)
@@ -847,6 +876,7 @@ cdef void lanes_evaluate(const Context* context, int64_t start, int64_t stop) no
     cdef const char* source
     cdef char* output
     cdef int64_t i, k, n
+    cdef bint measured = is_measured(context)
     cdef int64_t ahead_stride = max(
         context.logits_class_stride,
         LANES * context.logits_inner_stride // context.n_classes,
@@ -881,11 +911,10 @@ cdef void lanes_evaluate(const Context* context, int64_t start, int64_t stop) no
             )
         for k in range(n):
             context.losses[i + k] = lane_result(
-                context, i + k, lane_state(context, i + k, &tile, &sums, &spread, k),
-                sums.log_sum_exp[k],
+                context, i + k, &tile, &sums, &spread, k, measured
             )
         if context.output_kind != OUTPUT_NOTHING:
-            lanes_write(context, i, n, &tile, &sums, &spread, &reference, output)
+            lanes_write(context, i, n, &tile, &sums, &spread, &reference, output, measured)
         i += n
 
 
@@ -1101,6 +1130,7 @@ cdef void rows_check_labels(const Context* context, int64_t start, int64_t stop)
     cdef double weight = 0.0
     cdef double weight_lost = 0.0
     cdef double own
+    cdef bint weighs = context.row_weights != NULL or context.class_weights != NULL
     for i in range(start, stop):
         if is_ignored(context, i):
             continue
@@ -1108,15 +1138,13 @@ cdef void rows_check_labels(const Context* context, int64_t start, int64_t stop)
         label = context.labels[i]
         if bad < 0.0 and (label < 0 or label >= context.n_labels):
             bad = <double>i
-        if context.row_weights != NULL or context.class_weights != NULL:
+        if weighs:
             own = row_weight(context, i) * class_weight(context, label - context.class_offset)
             weight_lost += lost(weight, own)
             weight += own
     context.totals[0] = bad
     context.totals[1] = kept
-    context.totals[2] = weight + weight_lost
-    if context.row_weights == NULL and context.class_weights == NULL:
-        context.totals[2] = kept
+    context.totals[2] = weight + weight_lost if weighs else kept
 
 
 cdef void rows_check_probs(const Context* context, int64_t start, int64_t stop) noexcept nogil:

@@ -18,8 +18,10 @@ from .context import (
     LAYOUT_LANES,
     LAYOUT_PLANES,
     LAYOUT_ROWS,
+    OUTPUT_GRADIENT,
     OUTPUT_HESSIAN_PRODUCT,
     OUTPUT_LABEL_GRADIENT,
+    OUTPUT_LOG_SOFTMAX,
     OUTPUT_NOTHING,
     ROWS,
     ROWS_AT_ONCE,
@@ -47,6 +49,9 @@ KERNELS = (
     "rows_sum",
 )  # fmt: skip
 
+# For these options make no difference.
+_SIMPLE = ("rows_check_labels", "rows_check_probs", "rows_sum")
+
 # What a call does besides the loss and its gradient: the kernels it runs, and over what.
 TASKS = {
     "describe": (("rows_describe", ROWS),),
@@ -61,9 +66,12 @@ _default: str | None = None
 
 
 class Kernels(Protocol):
-    """What a twin offers: the address of each kernel, for float32 or float64 arithmetic."""
+    """What a twin offers: the address of each kernel, for float32 or float64 arithmetic.
 
-    def kernel_address(self, name: str, real_bits: int) -> int: ...
+    Without `has_options` it need not know smoothing, temperatures, soft caps and second order.
+    """
+
+    def kernel_address(self, name: str, real_bits: int, has_options: bool = True) -> int: ...
 
 
 def available_backends() -> tuple[str, ...]:
@@ -147,11 +155,15 @@ def kernels_of(backend: str) -> Kernels:
 def prepare(backend: str, element: int) -> None:
     """Compile or load every kernel that logits of an element may need."""
     kernels = kernels_of(backend)
+    bits = _bits_of(element)
     for name in KERNELS:
-        kernels.kernel_address(name, 64 if name == "rows_diverge" else _bits_of(element))
-    kernels.kernel_address("rows_sum", 64)
-    for bits in (32, 64):  # probabilities are checked in their own precision
-        kernels.kernel_address("rows_check_probs", bits)
+        wanted = 64 if name == "rows_diverge" else bits
+        if name not in _SIMPLE:
+            kernels.kernel_address(name, wanted)
+        if name not in ("rows_describe", "rows_diverge"):
+            kernels.kernel_address(name, wanted, has_options=False)
+    for name, wanted in (("rows_sum", 64), ("rows_check_probs", 32), ("rows_check_probs", 64)):
+        kernels.kernel_address(name, wanted, has_options=False)
 
 
 _programs: dict[tuple[object, ...], Program | None] = {}
@@ -203,6 +215,7 @@ def evaluate(
         output is None,
         losses is None and (target is not None or task == "diverge"),
         task,
+        task != "loss" or output_kind not in _PLAIN_OUTPUTS or _looks_into_classes(options),
     )
     try:
         program = _programs[key]
@@ -216,6 +229,7 @@ def evaluate(
     )  # fmt: skip
 
 
+_PLAIN_OUTPUTS = (OUTPUT_NOTHING, OUTPUT_GRADIENT, OUTPUT_LOG_SOFTMAX)
 # What there are no tiles for.
 _OUTPUTS_BY_ROWS = (OUTPUT_LABEL_GRADIENT, OUTPUT_HESSIAN_PRODUCT)
 
@@ -243,6 +257,11 @@ def takes_planes(
     )
 
 
+def _looks_into_classes(options: Options | None) -> bool:
+    """Whether an option is more than numbers a row."""
+    return options is not None and (options.smoothing != 0 or _transforms(options))
+
+
 def _transforms(options: Options | None) -> bool:
     """Whether logits are capped or divided by a temperature."""
     return options is not None and (options.temperature != 1 or options.softcap != 0)
@@ -257,6 +276,7 @@ def _make_program(
     writes_nothing: bool,
     sums: bool,
     task: str = "loss",
+    has_options: bool = True,
 ) -> Program | None:
     """The kernels of such calls; None where there are none for these dtypes."""
     element = ELEMENTS.get(logits.name)
@@ -266,7 +286,10 @@ def _make_program(
     bits = 64 if task == "diverge" else _bits_of(element)
 
     def address(kernel: str, real_bits: int = bits) -> int:
-        return kernels_of(backend).kernel_address(kernel, real_bits)
+        # what Numba compiles for a call without options takes two thirds of the time
+        return kernels_of(backend).kernel_address(
+            kernel, real_bits, has_options and kernel not in _SIMPLE
+        )
 
     target_kind, target_element, check = TARGET_NOTHING, 0, 0
     if target is not None and target == np.int64:

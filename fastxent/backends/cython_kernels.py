@@ -62,8 +62,8 @@ def is_available() -> bool:
 _kernels: dict[int, dict[str, int]] = {}
 
 
-def kernel_address(name: str, real_bits: int) -> int:
-    """The address of a kernel that computes in floats of `real_bits` bits."""
+def kernel_address(name: str, real_bits: int, has_options: bool = True) -> int:
+    """The address of a kernel that computes in floats of `real_bits` bits, options or not."""
     if real_bits not in _kernels:
         assert INSTRUCTION_SET is not None
         suffix = INSTRUCTION_SET.replace("-", "_")

@@ -879,6 +879,24 @@ def make_kernels(real_bits: int, has_options: bool) -> dict[str, Callable[..., N
         finish_streams()
 
     @inlined
+    def is_measured(context):
+        # Whether an option changes the measure: 1 at the label is all there is otherwise.
+        return (
+            context.row_weights != 0
+            or context.class_weights != 0
+            or context.smoothing != 0.0
+            or context.z_loss != 0.0
+        )
+
+    @inlined
+    def lane_label_logit(context, i, tile, k):
+        # The label's logit of row i, which is in lane k; NaN where the label is no class.
+        label = pointer_at(context.labels, 0)[i]
+        if label < 0 or label >= context.n_classes:
+            return NAN
+        return float(tile[label * lanes + k])
+
+    @inlined
     def lane_state(context, i, tile, sums, spread, k):
         # What a State of row i, which is in lane k, says but for its sums of exponentials.
         spread_dot = 0.0
@@ -906,18 +924,22 @@ def make_kernels(real_bits: int, has_options: bool) -> dict[str, Callable[..., N
         )  # fmt: skip
 
     @inlined
-    def lane_result(context, i, state, log_sum):
-        # row_result of row i.
+    def lane_result(context, i, tile, sums, spread, k, measured):
+        # row_result of row i, which is in lane k. The formula for any measure takes 15 ns more:
+        # 0.55 ms against 0.23 for 20000 x 10 float32, one thread.
         if is_left_out(context, i):
             return 0.0
+        if context.target == TARGET_LABELS and not measured:
+            return (sums.maximum[k] - lane_label_logit(context, i, tile, k)) + sums.log_sum_exp[k]
         if context.target == TARGET_LABELS:
-            return measured_loss(context, share_of(context, i, state), state, log_sum)
-        if state.maximum - state.maximum != 0.0 and not has_nan(context, i):
-            return state.maximum
-        return state.maximum + log_sum
+            state = lane_state(context, i, tile, sums, spread, k)
+            return measured_loss(context, share_of(context, i, state), state, sums.log_sum_exp[k])
+        if sums.maximum[k] - sums.maximum[k] != 0.0 and not has_nan(context, i):
+            return sums.maximum[k]
+        return sums.maximum[k] + sums.log_sum_exp[k]
 
     @compiled
-    def lanes_write(context, i, n, tile, sums, spread, reference, output):
+    def lanes_write(context, i, n, tile, sums, spread, reference, output, measured):
         # The output of rows i..i+n, in place of their logits in the tile, then to where it belongs.
         labels = pointer_at(context.labels, 0)
         scales = numbers_buffer(0.0)
@@ -929,10 +951,18 @@ def make_kernels(real_bits: int, has_options: bool) -> dict[str, Callable[..., N
         is_gradient = context.output_kind == OUTPUT_GRADIENT
         for k in range(lanes):
             scales[k] = context.output_scale * sums.scale[k]
-            totals[k] = 0.0
+            totals[k] = context.output_scale * context.hess_factor
             spreads[k] = 0.0
-            label_shares[k] = 0.0
-            if k < n and has_labels:
+            label_shares[k] = context.output_scale
+            label_values[k] = NAN
+            if k < n and has_labels and is_left_out(context, i + k):
+                label_shares[k] = NAN
+            elif k < n and has_labels and not measured:
+                # p_y - 1 without the difference where y holds the maximum; elsewhere p_y is at most
+                # a half, and p_y - 1 loses no digit
+                if lane_label_logit(context, i + k, tile, k) == sums.maximum[k]:
+                    label_values[k] = -sums.others[k] * context.output_scale
+            elif k < n and has_labels:
                 state = lane_state(context, i + k, tile, sums, spread, k)
                 share = share_of(context, i + k, state)
                 total = measured_total(context, share, state, sums.log_sum_exp[k])
@@ -941,15 +971,12 @@ def make_kernels(real_bits: int, has_options: bool) -> dict[str, Callable[..., N
                 totals[k] = output_scale * total.value * context.hess_factor
                 spreads[k] = output_scale * share.spread
                 label_shares[k] = output_scale * share.label
-                # p_y - 1 without the difference where y holds the maximum; elsewhere p_y is at most
-                # a half, and p_y - 1 loses no digit
-                label_values[k] = NAN
                 if state.label_logit == state.maximum:
                     label_values[k] = output_scale * (
                         (total.value - (share.label + share.spread * state.label_weight))
                         - total.value * sums.others[k]
                     )
-                if is_left_out(context, i + k) or is_nothing(context, share, state):
+                if is_nothing(context, share, state):
                     label_shares[k] = NAN
         if context.output_kind == OUTPUT_LOG_SOFTMAX:
             log_softmax_tile(tile, context.n_classes, sums.maximum, sums.log_sum_exp)
@@ -989,6 +1016,7 @@ def make_kernels(real_bits: int, has_options: bool) -> dict[str, Callable[..., N
         spread = LaneSpread(
             dot=numbers_buffer(0.0), mass=numbers_buffer(0.0), count=numbers_buffer(0.0)
         )
+        measured = is_measured(context)
         ahead_stride = max(
             context.logits_class_stride,
             lanes * context.logits_inner_stride // context.n_classes,
@@ -1020,12 +1048,9 @@ def make_kernels(real_bits: int, has_options: bool) -> dict[str, Callable[..., N
             if context.smoothing != 0.0:
                 spread_tile(tile, context.n_classes, weights_from(context, 0), sums.maximum, spread)
             for k in range(n):
-                losses[i + k] = lane_result(
-                    context, i + k, lane_state(context, i + k, tile, sums, spread, k),
-                    sums.log_sum_exp[k],
-                )  # fmt: skip
+                losses[i + k] = lane_result(context, i + k, tile, sums, spread, k, measured)
             if context.output_kind != OUTPUT_NOTHING:
-                lanes_write(context, i, n, tile, sums, spread, reference, output)
+                lanes_write(context, i, n, tile, sums, spread, reference, output, measured)
             i += n
 
     @inlined
@@ -1224,6 +1249,7 @@ def make_kernels(real_bits: int, has_options: bool) -> dict[str, Callable[..., N
         kept = 0.0
         weight = 0.0
         weight_lost = 0.0
+        weighs = context.row_weights != 0 or context.class_weights != 0
         for i in range(start, stop):
             if is_ignored(context, i):
                 continue
@@ -1231,15 +1257,13 @@ def make_kernels(real_bits: int, has_options: bool) -> dict[str, Callable[..., N
             label = pointer_at(context.labels, 0)[i]
             if bad < 0.0 and (label < 0 or label >= context.n_labels):
                 bad = float(i)
-            if context.row_weights != 0 or context.class_weights != 0:
+            if weighs:
                 own = row_weight(context, i) * class_weight(context, label - context.class_offset)
                 weight_lost += lost(weight, own)
                 weight += own
         totals[0] = bad
         totals[1] = kept
-        totals[2] = weight + weight_lost
-        if context.row_weights == 0 and context.class_weights == 0:
-            totals[2] = kept
+        totals[2] = weight + weight_lost if weighs else kept
 
     @compiled
     def rows_check_probs(context, start, stop):
