@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from drawing import REDUCTIONS, drawn_logits, laid_out
 from hypothesis import given
 from hypothesis import strategies as st
 from support import BACKENDS, FLOATS, Array, exact_cross_entropy, same_bits, ulps
@@ -16,41 +17,6 @@ import fastxent
 
 LOSS_BOUND = {2: 2.0, 4: 2.0, 8: 4.0}
 GRADIENT_BOUND = {2: 1.0, 4: 4.0, 8: 4.0}
-REDUCTIONS = st.sampled_from(["none", "sum", "mean"])
-
-
-def drawn_logits(draw: st.DrawFn, rows: int, classes: int, dtype: Any) -> Array:
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    scale = draw(st.sampled_from([0.0, 1e-30, 1e-3, 1.0, 5.0, 60.0, 1000.0]))
-    offset = draw(st.sampled_from([0.0, 0.0, 50.0, -207.0, 209.0, -3000.0]))
-    x = rng.standard_normal((rows, classes)) * scale + offset
-    if draw(st.booleans()):
-        x = np.round(x)  # ties, of the maximum too
-    if draw(st.booleans()):
-        x[np.arange(rows), rng.integers(0, classes, rows)] += 40  # confident rows
-    if draw(st.booleans()):
-        masked = rng.random((rows, classes)) < draw(st.sampled_from([0.1, 0.9]))
-        masked[np.arange(rows), rng.integers(0, classes, rows)] = False
-        x[masked] = -np.inf
-    return x.astype(dtype)
-
-
-def laid_out(draw: st.DrawFn, array: Array) -> Array:
-    """The same values with drawn strides."""
-    kind = draw(st.sampled_from(["packed", "fortran", "backwards", "padded", "spread"]))
-    if kind == "fortran":
-        return np.asfortranarray(array)
-    if kind == "backwards":
-        flipped = np.flip(array).copy()
-        return np.flip(flipped)
-    if kind in ("padded", "spread"):
-        step = 1 if kind == "padded" else draw(st.integers(2, 3))
-        gap = draw(st.integers(0, 9))
-        wide = np.zeros((*array.shape[:-1], array.shape[-1] * step + gap), array.dtype)
-        view = wide[..., : array.shape[-1] * step : step]
-        view[...] = array
-        return view
-    return array
 
 
 @st.composite

@@ -9,8 +9,8 @@ import mpmath
 import numpy as np
 import pytest
 import scipy.special
-from fastxent.verify import reference, verify
-from fastxent.verify.case import CROSS_ENTROPY, DTYPES, Case, Problem, dtype_named
+from fastxent.verify import cases_options, reference, verify
+from fastxent.verify.case import CROSS_ENTROPY, DTYPES, OPTIONS, Case, Problem, dtype_named
 from fastxent.verify.cases import CASES, cases_named
 from fastxent.verify.implementation import Implementation, backend_implementation
 from fastxent.verify.memory import Guarded
@@ -85,10 +85,12 @@ def correct(
 
 
 CORRECT = Implementation("correct", correct, options=frozenset({"out", "ignore_index"}))
+OPTION_CASES = {case.name for case in cases_options.CASES}
 
 
 def test_a_correct_implementation_passes_every_case() -> None:
     names = [case.name for case in CASES if case.operation == CROSS_ENTROPY and case.quick]
+    names = [name for name in names if name not in OPTION_CASES]
     report = check(CORRECT, *names, dtypes=("float32", "float16", "bfloat16"))
     assert kinds_of_breach(report) == set()
     assert report.ok
@@ -229,11 +231,174 @@ def test_a_wrong_function_is_a_breach() -> None:
 
 def test_what_an_implementation_cannot_do_is_left_out_and_said() -> None:
     plain = Implementation("plain", correct)
-    report = check(plain, "in_place", "softmax", "ignored_rows")
-    assert [result.verdict for result in report.results] == ["left out"] * 3
+    report = check(plain, "in_place", "softmax", "ignored_rows", "z_loss")
+    assert [result.verdict for result in report.results] == ["left out"] * 4
     reasons = set().union(*(result.left_out for result in report.results))
-    assert reasons == {"cannot work in place", "has no softmax", "takes no ignore_index"}
+    assert reasons >= {"cannot work in place", "has no softmax", "takes no ignore_index"}
+    assert "takes no z_loss" in reasons
     assert not report.ok, "nothing was checked, so nothing is known to be well"
+
+
+# ---- the same with options -----------------------------------------------------------------------
+
+
+def correct_with_options(
+    logits: Array,
+    labels: Array,
+    *,
+    ignore_index: int | None = None,
+    class_weight: Array | None = None,
+    sample_weight: Array | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    softcap: float | None = None,
+    z_loss: float = 0.0,
+) -> tuple[Array, Array]:
+    """From the definitions, in extended precision: enough for all but float64."""
+    x = logits.astype(np.float64).astype(np.longdouble)
+    n_rows, n_classes = x.shape
+    i = np.arange(n_rows)
+    ones = np.ones(n_classes)
+    w = (ones if class_weight is None else class_weight).astype(np.float32).astype(np.longdouble)
+    s = (np.ones(n_rows) if sample_weight is None else sample_weight).astype(np.longdouble)
+    with np.errstate(all="ignore"):
+        y, slope = x, np.ones_like(x)
+        if softcap is not None:
+            e = np.exp(-2 * abs(x / softcap))
+            y = np.where(np.isfinite(x), softcap * np.tanh(x / softcap), x)
+            slope = np.where(np.isfinite(x), 4 * e / (1 + e) ** 2, 0)
+        y, slope = y / temperature, slope / temperature
+        m = y.max(axis=1, keepdims=True)
+        terms = np.exp(y - m)
+        rest = terms.copy()
+        rest[i, np.argmax(x, axis=1)] = 0
+        log_sum = np.log1p(rest.sum(axis=1, keepdims=True))
+        total = 1 + rest.sum(axis=1, keepdims=True)
+        kept = np.ones(n_rows, bool)
+        if labels.ndim == 2:
+            b = labels.astype(np.longdouble)
+        else:
+            kept = labels != (labels.max() + 1 if ignore_index is None else ignore_index)
+            b = np.zeros_like(x)
+            b[i[kept], labels[kept]] = 1
+        nothing = ~(w * b).any(axis=1) & (not label_smoothing or not w.any()) & (not z_loss)
+        unmasked = x > -np.inf
+        share = np.where(unmasked, label_smoothing / unmasked.sum(axis=1, keepdims=True), 0)
+        t = w * ((1 - np.longdouble(label_smoothing)) * b + (share if label_smoothing else 0))
+        mass = t.sum(axis=1, keepdims=True)
+        lse = m + log_sum
+        losses = np.where(t == 0, 0, t * (m - y)).sum(axis=1) + (mass * log_sum)[:, 0]
+        losses += z_loss * lse[:, 0] ** 2 if z_loss else 0
+        gradient = mass * terms / total - t
+        if labels.ndim == 1 and not label_smoothing:
+            others = terms.copy()
+            others[i, np.where(kept, labels, 0)] = 0
+            at_label = -mass * others.sum(axis=1, keepdims=True) / total
+            gradient = np.where(b == 1, at_label, gradient)
+        gradient += 2 * z_loss * lse * terms / total if z_loss else 0
+        bad = ~np.isfinite(x.max(axis=1))
+        losses, gradient = s * losses, s[:, None] * gradient * slope
+        losses[bad], gradient[bad] = np.nan, np.nan
+        free = ~kept | (s == 0) | nothing
+        losses[free], gradient[free] = 0, 0
+        rounded = losses.astype(loss_dtype(logits.dtype))
+        narrow = gradient.astype(np.float32).astype(logits.dtype)
+    return rounded, narrow
+
+
+def taking_options(with_grad: Callable[..., tuple[Array, Array]]) -> Implementation:
+    return Implementation("options", with_grad, options=frozenset({"ignore_index", *OPTIONS}))
+
+
+def test_a_correct_implementation_passes_every_case_with_options() -> None:
+    names = [case.name for case in cases_options.CASES if case.quick]
+    report = check(taking_options(correct_with_options), *names, dtypes=("float32", "bfloat16"))
+    assert kinds_of_breach(report) == set()
+    assert report.ok
+    assert all(result.verdict == "ok" for result in report.results)
+
+
+def without(name: str) -> Callable[..., tuple[Array, Array]]:
+    def forgetful(logits: Array, labels: Array, **options: Any) -> tuple[Array, Array]:
+        options.pop(name, None)
+        return correct_with_options(logits, labels, **options)
+
+    return forgetful
+
+
+def weights_after_rounding(logits: Array, labels: Array, **options: Any) -> tuple[Array, Array]:
+    """The weighted gradient at the label as a difference of rounded numbers."""
+    losses, gradient = correct_with_options(logits, labels, **options)
+    i = np.arange(len(labels))
+    w = options["class_weight"].astype(np.float32)[labels]
+    gradient[i, labels] = (gradient[i, labels] + w) - w
+    return losses, gradient
+
+
+def masked_classes_share(logits: Array, labels: Array, **options: Any) -> tuple[Array, Array]:
+    smallest = logits.dtype.type(-200)
+    filled = np.where(np.isneginf(logits), smallest, logits)
+    return correct_with_options(filled, labels, **options)
+
+
+def nan_times_zero(logits: Array, labels: Array, **options: Any) -> tuple[Array, Array]:
+    weights = options.pop("sample_weight").astype(np.float32)
+    losses, gradient = correct_with_options(logits, labels, **options)
+    return losses * weights, gradient * weights[:, None]
+
+
+def gradient_of_the_transformed(
+    logits: Array, labels: Array, **options: Any
+) -> tuple[Array, Array]:
+    losses, gradient = correct_with_options(logits, labels, **options)
+    return losses, gradient * np.float32(options.get("temperature", 1.0))
+
+
+def slope_as_a_difference(logits: Array, labels: Array, **options: Any) -> tuple[Array, Array]:
+    cap = np.float32(options["softcap"])
+    losses, gradient = correct_with_options(logits, labels, **options)
+    t = np.tanh(logits / cap)
+    e = np.exp(-2 * abs(logits / cap).astype(np.longdouble))
+    return losses, (gradient / (4 * e / (1 + e) ** 2) * (1 - t * t)).astype(np.float32)
+
+
+def half_of_the_z_gradient(logits: Array, labels: Array, **options: Any) -> tuple[Array, Array]:
+    plain = correct_with_options(logits, labels, **{**options, "z_loss": 0.0})
+    whole = correct_with_options(logits, labels, **options)
+    return whole[0], (plain[1] + whole[1]) / 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "case"),
+    [
+        (without("class_weight"), "class_weights"),
+        (without("class_weight"), "smoothing_weighted"),
+        (without("label_smoothing"), "smoothing"),
+        (without("sample_weight"), "sample_weights"),
+        (without("z_loss"), "z_loss"),
+        (without("temperature"), "temperatures"),
+        (without("softcap"), "softcap"),
+        (without("ignore_index"), "ignored_rows_weighted"),
+        (without("softcap"), "transformed_rows"),
+        (without("label_smoothing"), "soft_weighted"),
+        (without("label_smoothing"), "long_row_weighted"),
+        (without("class_weight"), "few_and_many_classes_weighted"),
+        (weights_after_rounding, "class_weights_confident"),
+        (masked_classes_share, "smoothing_masked"),
+        (nan_times_zero, "sample_weights"),
+        (gradient_of_the_transformed, "temperatures"),
+        (slope_as_a_difference, "softcap_saturated"),
+        (half_of_the_z_gradient, "z_loss"),
+    ],
+)
+def test_a_fault_planted_in_an_option_is_a_breach(
+    fault: Callable[..., tuple[Array, Array]], case: str
+) -> None:
+    with np.errstate(all="ignore"):
+        report = check(taking_options(fault), case)
+    assert not report.ok
+    found = kinds_of_breach(report)
+    assert any(kind in found for kind in ("loss error", "gradient error", "raised")), found
 
 
 # ---- the backends --------------------------------------------------------------------------------
@@ -319,12 +484,22 @@ ROWS = {
 }
 
 
+TRANSFORMS = (
+    reference.Transform(),
+    reference.Transform(temperature=0.3),
+    reference.Transform(softcap=30.0),
+    reference.Transform(temperature=0.7, softcap=1000.3),
+    reference.Transform(temperature=1e-3, softcap=1e4),
+)
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS, ids=str)
 @pytest.mark.parametrize("row", ROWS.values(), ids=ROWS.keys())
-def test_longdouble_agrees_with_mpmath(row: list[float]) -> None:
+def test_longdouble_agrees_with_mpmath(row: list[float], transform: reference.Transform) -> None:
     logits = np.array([row])
-    fast = reference.longdouble_softmax(logits)
-    slow = reference.mpmath_softmax(logits)
-    for name in ("log_sum", "probs", "others", "below"):
+    fast = reference.longdouble_softmax(logits, transform)
+    slow = reference.mpmath_softmax(logits, transform)
+    for name in ("log_sum", "probs", "others", "below", "slope"):
         got, want = getattr(fast, name), getattr(slow, name)
         same = got == want
         with np.errstate(invalid="ignore"):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -22,6 +22,16 @@ SOFTMAX: Final = "softmax"
 LOG_SOFTMAX: Final = "log_softmax"
 LOGSUMEXP: Final = "logsumexp"
 
+# What `Problem.options` may hold.
+OPTIONS: Final = (
+    "class_weight",
+    "sample_weight",
+    "label_smoothing",
+    "temperature",
+    "softcap",
+    "z_loss",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -29,7 +39,8 @@ class Problem:
 
     `logits` is (n_rows, n_classes); `labels` holds integers (n_rows,) or probabilities
     (n_rows, n_classes). Rows are laid `padding` elements apart, the first of them `offset` bytes
-    after a multiple of 64; with `in_place` the gradient overwrites the logits.
+    after a multiple of 64; with `in_place` the gradient overwrites the logits. `options` holds
+    further keywords of the call, of those in `OPTIONS`.
     """
 
     logits: Array
@@ -39,11 +50,24 @@ class Problem:
     in_place: bool = False
     padding: int = 0
     offset: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def has_probs(self) -> bool:
         """Whether the labels are probabilities."""
         return self.labels.ndim == 2
+
+    def row(self, i: int) -> Problem:
+        """The problem of one row alone."""
+        options = dict(self.options)
+        if "sample_weight" in options:
+            options["sample_weight"] = options["sample_weight"][i : i + 1]
+        return replace(
+            self,
+            logits=self.logits[i : i + 1],
+            labels=self.labels[i : i + 1],
+            options=options,
+        )
 
 
 Maker = Callable[[Random, DType], Iterator[Problem]]

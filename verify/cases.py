@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from . import cases_shapes, cases_targets, cases_values
+from . import cases_options, cases_shapes, cases_targets, cases_values
 from .case import LOG_SOFTMAX, LOGSUMEXP, SOFTMAX, Case, DType, Problem, Random
 
 
@@ -40,6 +40,7 @@ CASES: Final[tuple[Case, ...]] = (
     *cases_values.CASES,
     *cases_targets.CASES,
     *cases_shapes.CASES,
+    *cases_options.CASES,
     *_FUNCTIONS,
 )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import fastxent
 
-from .case import LOG_SOFTMAX, LOGSUMEXP, SOFTMAX
+from .case import LOG_SOFTMAX, LOGSUMEXP, OPTIONS, SOFTMAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,8 @@ class Implementation:
     loss_alone : f(logits, labels) -> losses, if there is a way without the gradient
     functions : softmax, log_softmax, logsumexp: f(logits) -> array, as far as they exist
     options : which of the keywords "out", "ignore_index" and "n_threads" all of these take
-        (logsumexp and the loss alone go without "out")
+        (logsumexp and the loss alone go without "out"), and which of those in `OPTIONS`
+        `with_grad` and `loss_alone` take; problems with any other are left out
     """
 
     name: str
@@ -53,5 +54,5 @@ def backend_implementation(backend: str) -> Implementation:
             LOG_SOFTMAX: named(fastxent.log_softmax),
             LOGSUMEXP: named(fastxent.logsumexp),
         },
-        frozenset({"out", "ignore_index", "n_threads"}),
+        frozenset({"out", "ignore_index", "n_threads", *OPTIONS}),
     )

@@ -4,8 +4,9 @@
 
 - The spacing is that of |want| rounded to the dtype, and never less than its smallest subnormal.
 - Where the result is a difference that cancels by nature, the spacing is taken at the larger of
-  the two terms instead: that is the `scale`. There are two such results, the gradient for
-  probabilities, A*p_j - t_j, and logsumexp, m + log(sum_exp).
+  the two terms instead: that is the `scale`. There are three such results: the gradient where
+  mass lies on several classes (probabilities, smoothed labels), A*p_j - t_j; logsumexp,
+  m + log(sum_exp); and z-loss, which is made of that one's square.
 - NaN must meet NaN, and an infinity (or a value that rounds to one) the same infinity: the error
   is 0 then, and infinite otherwise.
 - -0 equals 0.
@@ -47,6 +48,8 @@ def spacing(magnitude: Array, dtype: DType) -> Array:
     rounded = abs(_rounded(magnitude, dtype))
     _, exponent = np.frexp(rounded)
     exponent = np.where(rounded > 0, np.maximum(exponent - 1, lowest), lowest)
+    # What rounds to infinity counts as the largest finite number.
+    exponent = np.where(np.isinf(rounded), 1 - lowest, exponent)
     distance: Array = np.ldexp(np.ones((), magnitude.dtype), exponent - mantissa_bits)
     return distance
 

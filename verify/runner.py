@@ -89,6 +89,9 @@ def _missing(implementation: Implementation, operation: str, problem: Problem) -
         return "cannot work in place"
     if problem.ignore_index is not None and "ignore_index" not in implementation.options:
         return "takes no ignore_index"
+    for name in problem.options:
+        if name not in implementation.options:
+            return f"takes no {name}"
     return ""
 
 
@@ -119,12 +122,11 @@ def _check_problem(
         plain = replace(problem, in_place=False, padding=0, offset=0)
         must_match("packed rows", outcome_of(plain, thread_counts[0]), first)
     for i in _sample_rows(problem.logits.shape[0]):
-        row = replace(problem, logits=problem.logits[i : i + 1], labels=problem.labels[i : i + 1])
         in_batch = Outcome(
             None if first.losses is None else first.losses[i : i + 1],
             None if first.output is None else first.output[i : i + 1],
         )
-        must_match("row alone", outcome_of(row, thread_counts[0]), in_batch, i)
+        must_match("row alone", outcome_of(problem.row(i), thread_counts[0]), in_batch, i)
 
 
 def _sample_rows(n_rows: int) -> list[int]:
@@ -142,7 +144,7 @@ def call(
     logits = Guarded(shape, dtype, problem.padding, problem.offset)
     logits.array[...] = problem.logits
     given = logits.array.tobytes()
-    options = _options(implementation, problem, n_threads)
+    options = _options(implementation, operation, problem, n_threads)
     out: Guarded | None = None
     if "out" in implementation.options and operation != LOGSUMEXP:
         out = logits
@@ -157,7 +159,6 @@ def call(
         if labels.tobytes() != problem.labels.tobytes():
             raise BadCallError("the labels were changed")
     else:
-        options.pop("ignore_index", None)
         found = np.asarray(implementation.functions[operation](logits.array, **options))
         losses, output = (found, None) if operation == LOGSUMEXP else (None, found)
     if losses is not None:
@@ -177,16 +178,20 @@ def _call_loss_alone(implementation: Implementation, problem: Problem, n_threads
     assert implementation.loss_alone is not None
     logits = Guarded(problem.logits.shape, problem.logits.dtype, problem.padding, problem.offset)
     logits.array[...] = problem.logits
-    options = _options(implementation, problem, n_threads)
+    options = _options(implementation, CROSS_ENTROPY, problem, n_threads)
     return np.asarray(implementation.loss_alone(logits.array, problem.labels, **options))
 
 
-def _options(implementation: Implementation, problem: Problem, n_threads: int) -> dict[str, Any]:
+def _options(
+    implementation: Implementation, operation: str, problem: Problem, n_threads: int
+) -> dict[str, Any]:
     options: dict[str, Any] = {}
     if "n_threads" in implementation.options:
         options["n_threads"] = n_threads
-    if problem.ignore_index is not None:
-        options["ignore_index"] = problem.ignore_index
+    if operation == CROSS_ENTROPY:
+        options |= problem.options
+        if problem.ignore_index is not None:
+            options["ignore_index"] = problem.ignore_index
     return options
 
 
