@@ -493,18 +493,22 @@ cdef double label_gradient(
     const Context* context, Share share, State state, Total total
 ) noexcept nogil:
     # total * p_y - t_y at the label, without that difference where p_y is close to 1.
-    cdef double own, excess, term
+    cdef double own, excess, term, rest
     cdef Gap below
     own = share.label
     if state.label_logit > -INFINITY:
         own += share.spread * state.label_weight
     excess = (total.value - own) + total.value_lost
-    if state.label_logit == state.maximum:
-        return excess - total.value * others_share(state)
-    below = gap(context, state.label_logit, state.maximum)
-    term = exp(below.value) * (1.0 + below.low)
+    term = 1.0
+    rest = others_share(state)
+    if state.label_logit != state.maximum:
+        below = gap(context, state.label_logit, state.maximum)
+        term = exp(below.value) * (1.0 + below.low)
+        rest = (sum_exp(state) - term) / sum_exp(state)
     if excess == 0.0:
-        return -total.value * ((sum_exp(state) - term) / sum_exp(state))
+        return -total.value * rest
+    if rest < 0.5:
+        return excess - total.value * rest
     return total.value * (term / sum_exp(state)) - own
 
 

@@ -1004,9 +1004,12 @@ static inline vec label_gradient_values(const void *closure, int64_t j, int64_t 
   const vec x = load_values(with->logits, j, n);
   vec value = ((with->maximum - x) + with->log_sum_exp) * with->scale;
   if (with->measure.class_weights) value *= load_values(with->measure.class_weights, j, n);
-  const vec_bits masked = x == broadcast((real)-INFINITY);
-  const vec_bits none = load_values(with->measure.probs, j, n) == broadcast(0);
-  return keep(~(masked & none), value);
+  const vec_bits masked = x == broadcast((real)-INFINITY), zero = {0};
+  vec_bits none = (load_values(with->measure.probs, j, n) == broadcast(0)) |
+                  (with->scale == broadcast(0));
+  if (with->measure.class_weights)
+    none |= load_values(with->measure.class_weights, j, n) == broadcast(0);
+  return keep((masked & none) == zero, value);
 }
 
 /* output_j = output_scale * probs_scale * class_weights_j * ((m - x_j) + log(sum_exp)), the gradient
@@ -1058,6 +1061,7 @@ typedef struct {
   double maximum;
   double log_sum;
   double scale;
+  double others; /* 1 - exp(m - m)/sum_exp */
 } Softness;
 
 /* exp(d) / factor */
@@ -1097,9 +1101,9 @@ static inline Softness row_softness(const char *row, int64_t element, int64_t n_
   }
   const LineTotal sum = line_sum_total(&sums);
   const double above = (sum.total + sum.lost) * reference.factor + ((double)count - 1);
-  /* a row without a finite maximum has no count, and no softmax */
-  const double y = above >= 0 ? above : (double)NAN;
-  return (Softness){m, log1p(y), 1 / (1 + y)};
+  /* a row without a finite maximum has no softmax */
+  const double y = m - m == 0 && above >= 0 ? above : (double)NAN;
+  return (Softness){m, log1p(y), 1 / (1 + y), y / (1 + y)};
 }
 
 /* The sum of q_j * (exp(-d_j) - 1 + d_j), with p and q the softmax of logits and partners and
@@ -1140,7 +1144,11 @@ static inline double block_divergence(const real *logits, const real *partners, 
       const vec far_term = (p - q) + keep(q != none, q * d);
       line_sum_add(&sums, c, choose(near, q * curve, far_term));
       if (output) {
-        const vec value = choose(near, q * (curve - d), p - q) * scale;
+        /* where both have more than half, 1 - q - (1 - p) keeps the digits of confident rows */
+        const vec half = broadcast((real)0.5);
+        vec value = choose(near, q * (curve - d), p - q);
+        value = choose((p > half) & (q > half), broadcast((real)(partner.others - own.others)),
+                       value) * scale;
         if (count == LANES)
           store(output + first, value);
         else

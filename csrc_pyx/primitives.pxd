@@ -49,6 +49,7 @@ cdef extern from "primitives.h" nogil:
         double maximum
         double log_sum
         double scale
+        double others
     ctypedef struct BlockTarget:
         double dot
         double dot_lost
