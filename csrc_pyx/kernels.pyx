@@ -44,7 +44,7 @@ from primitives cimport (
     Transformed, balancing_exponent, block_divergence, block_expectation, block_hessian,
     block_hessian_product, block_is_within, block_label_gradient, block_log_softmax,
     block_maximum, block_softmax, block_softmax_minus_target, block_spread, block_sum,
-    block_sum_with_tails, block_target, element_size, finish_streams, first_equal, load_block,
+    block_sum_and_spread, block_sum_with_tails, block_target, element_size, finish_streams, first_equal, load_block,
     load_element, open_block, output_block, prefetch_ends, real, reference_at, row_softness,
     shift_block, shift_exponent, store_block, store_element, transform_block, transformed_gap,
     transformed_value,
@@ -307,7 +307,7 @@ cdef State classes_state(
     cdef int64_t element = context.probs_element
     cdef int64_t segment_stop = start + context.segment
     cdef bint is_first_segment = True
-    cdef double maximum
+    cdef double maximum, mass
     cdef Block* block
     cdef BlockSum sums
     cdef BlockTarget target
@@ -335,7 +335,9 @@ cdef State classes_state(
         maximum = state.maximum if state.maximum > -INFINITY else 0.0
         if context.transforms != 0:
             # from here on the block is differences to the maximum, and 0 the largest of them
-            transform_block(block, maximum, context.temperature, context.softcap, &transformed)
+            transform_block(
+                block, maximum, context.temperature, context.softcap, False, &transformed
+            )
             reference = reference_at(0.0)
             maximum = 0.0
         weights = weights_from(context, j)
@@ -348,14 +350,15 @@ cdef State classes_state(
             target = block_target(block.logits, probs, weights, n, maximum)
         spread = BlockSpread(dot=0.0, dot_lost=0.0, mass=0.0, mass_lost=0.0, count=0.0)
         if context.smoothing != 0.0:
-            spread = block_spread(
-                block.logits, weights, n, maximum,
-                <double>n if weights == NULL else context.class_masses[j // BLOCK],
-            )
+            mass = <double>n if weights == NULL else context.class_masses[j // BLOCK]
+        if context.smoothing != 0.0 and context.transforms != 0:
+            spread = block_spread(block.logits, weights, n, maximum, mass)
         if reference.shift != 0.0:
             shift_block(block, reference.shift)
         if context.transforms != 0:
             sums = block_sum_with_tails(block, transformed.tails, reference, reading.next)
+        elif context.smoothing != 0.0:
+            sums = block_sum_and_spread(block, reference, reading.next, weights, mass, &spread)
         else:
             sums = block_sum(block, reference, reading.next)
         state = add_block(state, sums, target, spread)
@@ -490,18 +493,22 @@ cdef double label_gradient(
     const Context* context, Share share, State state, Total total
 ) noexcept nogil:
     # total * p_y - t_y at the label, without that difference where p_y is close to 1.
-    cdef double own, excess, term
+    cdef double own, excess, term, rest
     cdef Gap below
     own = share.label
     if state.label_logit > -INFINITY:
         own += share.spread * state.label_weight
     excess = (total.value - own) + total.value_lost
-    if state.label_logit == state.maximum:
-        return excess - total.value * others_share(state)
-    below = gap(context, state.label_logit, state.maximum)
-    term = exp(below.value) * (1.0 + below.low)
+    term = 1.0
+    rest = others_share(state)
+    if state.label_logit != state.maximum:
+        below = gap(context, state.label_logit, state.maximum)
+        term = exp(below.value) * (1.0 + below.low)
+        rest = (sum_exp(state) - term) / sum_exp(state)
     if excess == 0.0:
-        return -total.value * ((sum_exp(state) - term) / sum_exp(state))
+        return -total.value * rest
+    if rest < 0.5:
+        return excess - total.value * rest
     return total.value * (term / sum_exp(state)) - own
 
 
@@ -548,7 +555,7 @@ cdef double row_expectation(const Context* context, int64_t i, State state) noex
         tails = NULL
         if context.transforms != 0:
             transform_block(
-                &block, state.maximum, context.temperature, context.softcap, &transformed
+                &block, state.maximum, context.temperature, context.softcap, False, &transformed
             )
             tails = transformed.tails
         if reference.shift != 0.0:
@@ -593,6 +600,7 @@ cdef void write_output(
     cdef double mass, mass_lost, scale
     cdef int64_t label = -1
     cdef int exponent, shift
+    cdef bint masked = state.n_unmasked != <double>context.n_classes
     cdef bint streams, is_plain
     # (without mass the loss is 0, but not its slope by a probability)
     if is_nothing(context, share, state) and context.output_kind != OUTPUT_LABEL_GRADIENT:
@@ -624,12 +632,14 @@ cdef void write_output(
         label_value = label_gradient(context, share, state, total) * output_scale
     is_plain = (
         context.output_kind == OUTPUT_GRADIENT and context.target != TARGET_PROBS
-        and share.spread == 0.0 and context.transforms == 0
+        and context.transforms == 0
+        and (share.spread == 0.0 or (context.class_weights == NULL and not masked))
     )
     measure = Measure(
         probs=NULL, class_weights=NULL, probs_scale=share.probs, spread=share.spread,
         transformed=NULL, total=total.value, total_lost=total.value_lost,
         others=others_share(state), output_scale=output_scale, label=-1, label_value=label_value,
+        masked=masked,
     )
     if context.transforms != 0:
         measure.transformed = &transformed
@@ -658,7 +668,7 @@ cdef void write_output(
         measure.label = label - j if label >= 0 else -1
         if context.transforms != 0:
             transform_block(
-                &block, state.maximum, context.temperature, context.softcap, &transformed
+                &block, state.maximum, context.temperature, context.softcap, True, &transformed
             )
         if context.output_kind == OUTPUT_LOG_SOFTMAX:
             block_log_softmax(block.logits, n, maximum, log_sum, output, streams)
@@ -669,7 +679,8 @@ cdef void write_output(
                 shift_block(&block, reference.shift)
             if is_plain:
                 block_softmax(
-                    block.logits, n, reference, scale, measure.label, label_value, output, streams
+                    block.logits, n, reference, scale, share.spread * output_scale, measure.label,
+                    label_value, output, streams,
                 )
             elif context.output_kind == OUTPUT_HESSIAN:
                 block_hessian(block.logits, n, &measure, reference, scale, output, streams)

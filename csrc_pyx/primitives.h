@@ -361,6 +361,7 @@ typedef struct {
 /* What logits that are capped or divided by a temperature have besides: their differences to the
  * maximum are logits + tails, and the derivatives of what was done to them slopes + slope_tails. */
 typedef struct {
+  int caps; /* whether there are slopes; without a cap they are 1 */
   real tails[BLOCK];
   real slopes[BLOCK];
   real slope_tails[BLOCK];
@@ -412,20 +413,27 @@ static inline void shift_block(Block *block, double shift) {
   block->logits = block->buffer;
 }
 
-/* The transformed logits less that of `maximum`, in the block's own buffer; their tails and slopes. */
+/* The transformed logits less that of `maximum`, in the block's own buffer; their tails, and their
+ * slopes if they are wanted. */
 static inline void transform_block(Block *block, double maximum, double temperature, double softcap,
-                                   Transformed *transformed) {
+                                   int wants_slopes, Transformed *transformed) {
   const TransformReference reference = transform_relative_to(maximum, temperature, softcap);
+  wants_slopes = wants_slopes && reference.transform.caps;
+  transformed->caps = reference.transform.caps;
   for (int64_t j = 0; j < block->n; j += LANES) {
     const int64_t n = block->n - j < LANES ? block->n - j : LANES;
     const vec x =
         n == LANES ? load(block->logits + j) : load_partial(block->logits + j, n, (real)maximum);
-    Pair slope;
-    const Pair difference = transformed_difference(x, &reference, &slope);
+    Pair difference, slope;
+    if (wants_slopes) {
+      difference = transformed_difference(x, &reference, &slope);
+      store(transformed->slopes + j, slope.value);
+      store(transformed->slope_tails + j, slope.low);
+    } else {
+      difference = transformed_difference(x, &reference, NULL);
+    }
     store(block->buffer + j, difference.value);
     store(transformed->tails + j, difference.low);
-    store(transformed->slopes + j, slope.value);
-    store(transformed->slope_tails + j, slope.low);
   }
   block->logits = block->buffer;
 }
@@ -435,6 +443,23 @@ typedef struct {
   double rest;
   double rest_lost;
 } BlockSum;
+
+/* What smoothing spreads over the classes that are not masked. */
+typedef struct {
+  double dot; /* sum of w_j * (m - x_j) */
+  double dot_lost;
+  double mass; /* sum of w_j */
+  double mass_lost;
+  double count;
+} BlockSpread;
+
+/* w_j * (m - x_j), the weights being 1 where there are none. What is beyond `n` adds 0. */
+static inline vec spread_line(const real *logits, const real *class_weights, int64_t j, int64_t n,
+                              vec m) {
+  const vec x = n >= LANES ? load(logits + j) : load_partial(logits + j, n, m[0]);
+  if (!class_weights) return m - x;
+  return (m - x) * (n >= LANES ? load(class_weights + j) : load_partial(class_weights + j, n, 0));
+}
 
 /* exp(x - m) / factor */
 static inline vec block_term(vec x, const Reference *reference, const Table *table) {
@@ -447,8 +472,9 @@ static inline vec block_term_but_maxima(vec x, const Reference *reference, const
   return clear_equal(block_term(x, reference, table), x, broadcast(reference->maximum), count);
 }
 
-/* Eight lines added as a binary tree. */
-static inline vec group_sum(const real *x, const Reference *reference, const Table *table) {
+/* Eight lines added as a binary tree: their terms, and what smoothing spreads over them. */
+static inline __attribute__((always_inline)) vec group_sum(const real *x, const Reference *reference,
+                                                           const Table *table) {
   vec pairs[4];
 #pragma GCC unroll 4
   for (int k = 0; k < 4; k++)
@@ -467,18 +493,33 @@ static inline vec group_sum_but_maxima(const real *x, const Reference *reference
   return (pairs[0] + pairs[1]) + (pairs[2] + pairs[3]);
 }
 
+static inline __attribute__((always_inline)) vec group_spread(const real *logits,
+                                                              const real *class_weights, int64_t j,
+                                                              vec m) {
+  vec pairs[4];
+#pragma GCC unroll 4
+  for (int k = 0; k < 4; k++)
+    pairs[k] = spread_line(logits, class_weights, j + 2 * k * LINE, LANES, m) +
+               spread_line(logits, class_weights, j + (2 * k + 1) * LINE, LANES, m);
+  return (pairs[0] + pairs[1]) + (pairs[2] + pairs[3]);
+}
+
 /* count: how many logits equal m; rest: the sum of exp(x_j - m) over the others; rest_lost: what
  * rounding has lost of it since the groups were added up. The sums of groups go on in float64.
  *
  * Meanwhile `next`, the block that comes after this one, gets its maximum: a pass of its own for it
  * would wait for memory first, and the sum for it (65536 x 1000 float32, one thread: 16.3 ms
  * against 14.2). */
-static inline BlockSum block_sum(const Block *block, Reference reference, Block *next) {
+static inline __attribute__((always_inline)) BlockSum
+block_sum_of(const Block *block, Reference reference, Block *next, const int spreads,
+             const real *class_weights, LineTotal *spread) {
   const Table table = make_table();
   const vec m = broadcast((real)(reference.maximum + reference.shift));
   const int64_t n = block->n, n_groups = n / GROUP, n_next_groups = next->n / GROUP;
-  line_sum sums;
+  const vec largest = broadcast(reference.maximum);
+  line_sum sums, spread_sums;
   memset(&sums, 0, sizeof sums);
+  memset(&spread_sums, 0, sizeof spread_sums);
   vec next_maxima = broadcast((real)-INFINITY);
   int64_t count = 0;
   for (int64_t k = 0; k < n_groups; k++) {
@@ -495,6 +536,10 @@ static inline BlockSum block_sum(const Block *block, Reference reference, Block 
     else
       for (int c = 0; c < COLUMNS; c++)
         line_sum_add(&sums, c, group_sum(x + c * LANES, &reference, &table));
+    if (spreads)
+      for (int c = 0; c < COLUMNS; c++)
+        line_sum_add(&spread_sums, c,
+                     group_spread(block->logits, class_weights, k * GROUP + c * LANES, largest));
   }
   int64_t j = n_groups * GROUP;
   /* What is left goes into float64 line by line: few terms have nothing to average roundings with. */
@@ -505,13 +550,21 @@ static inline BlockSum block_sum(const Block *block, Reference reference, Block 
       const real *place = block->logits + j + c * LANES;
       const vec x = left >= LANES ? load(place) : load_partial(place, left, (real)-INFINITY);
       line_sum_add(&sums, c, block_term_but_maxima(x, &reference, &table, &count));
+      if (spreads)
+        line_sum_add(&spread_sums, c,
+                     spread_line(block->logits, class_weights, j + c * LANES, left, largest));
     }
+  if (spreads) *spread = line_sum_total(&spread_sums);
   finish_maximum(next, n_groups < n_next_groups ? n_groups : n_next_groups, next_maxima);
   const LineTotal sum = line_sum_total(&sums);
   const double rest = sum.total * reference.factor;
   const double rest_lost =
       fma(sum.total, reference.factor, -rest) + sum.lost * reference.factor;
   return (BlockSum){(double)count, rest, rest_lost};
+}
+
+static inline BlockSum block_sum(const Block *block, Reference reference, Block *next) {
+  return block_sum_of(block, reference, next, 0, NULL, NULL);
 }
 
 /* block_sum of a transformed block, whose maximum is 0. */
@@ -635,35 +688,8 @@ static inline BlockTarget block_target(const real *logits, const real *targets,
   return (BlockTarget){dot.sum[0], dot.lost[0], mass.sum[0], mass.lost[0]};
 }
 
-/* What smoothing spreads over the classes that are not masked. */
-typedef struct {
-  double dot; /* sum of w_j * (m - x_j) */
-  double dot_lost;
-  double mass; /* sum of w_j */
-  double mass_lost;
-  double count;
-} BlockSpread;
-
-/* w_j * (m - x_j), the weights being 1 where there are none. What is beyond `n` adds 0. */
-static inline vec spread_line(const real *logits, const real *class_weights, int64_t j, int64_t n,
-                              vec m) {
-  const vec x = n >= LANES ? load(logits + j) : load_partial(logits + j, n, m[0]);
-  if (!class_weights) return m - x;
-  return (m - x) * (n >= LANES ? load(class_weights + j) : load_partial(class_weights + j, n, 0));
-}
-
-/* Eight lines of spread_line added as a binary tree. */
-static inline vec spread_group(const real *logits, const real *class_weights, int64_t j, vec m) {
-  vec pairs[4];
-#pragma GCC unroll 4
-  for (int k = 0; k < 4; k++)
-    pairs[k] = spread_line(logits, class_weights, j + 2 * k * LINE, LANES, m) +
-               spread_line(logits, class_weights, j + (2 * k + 1) * LINE, LANES, m);
-  return (pairs[0] + pairs[1]) + (pairs[2] + pairs[3]);
-}
-
-/* The same where some classes are masked, or m - x_j is too large for a real: in float64, with a
- * look at each. */
+/* The spread of a block where some classes are masked, or m - x_j is too large for a real: in float64,
+ * with a look at each. */
 static inline BlockSpread spread_but_masked(const real *logits, const real *class_weights,
                                             int64_t n, double maximum) {
   WideSum dots[WIDE_COLUMNS], masses[WIDE_COLUMNS];
@@ -696,7 +722,27 @@ static inline BlockSpread spread_but_masked(const real *logits, const real *clas
   return (BlockSpread){dot.sum[0], dot.lost[0], mass.sum[0], mass.lost[0], count};
 }
 
-/* `mass` is the sum of the weights of all n classes. */
+/* A block's spread, given the sum of w_j * (m - x_j) and that of the weights of all its classes. */
+static inline BlockSpread spread_of(LineTotal dot, const real *logits, const real *class_weights,
+                                    int64_t n, double maximum, double mass) {
+  if (dot.total - dot.total != 0)
+    return spread_but_masked(logits, class_weights, n, maximum);
+  return (BlockSpread){dot.total, dot.lost, mass, 0, (double)n};
+}
+
+/* block_sum and the spread in one pass: the multiply-adds of the exponentials leave time for it. */
+static inline BlockSum block_sum_and_spread(const Block *block, Reference reference, Block *next,
+                                            const real *class_weights, double mass,
+                                            BlockSpread *spread) {
+  LineTotal dot;
+  const BlockSum sums = block_sum_of(block, reference, next, 1, class_weights, &dot);
+  /* while there is no finite maximum, what is not masked is NaN or infinite anyway */
+  const double m = (double)reference.maximum == (double)reference.maximum ? reference.maximum : 0;
+  *spread = spread_of(dot, block->logits, class_weights, block->n, m, mass);
+  return sums;
+}
+
+/* The spread alone. */
 static inline BlockSpread block_spread(const real *logits, const real *class_weights, int64_t n,
                                        double maximum, double mass) {
   const vec m = broadcast((real)maximum);
@@ -705,15 +751,12 @@ static inline BlockSpread block_spread(const real *logits, const real *class_wei
   int64_t j = 0;
   for (; j + GROUP <= n; j += GROUP)
     for (int c = 0; c < COLUMNS; c++)
-      line_sum_add(&sums, c, spread_group(logits, class_weights, j + c * LANES, m));
+      line_sum_add(&sums, c, group_spread(logits, class_weights, j + c * LANES, m));
   for (; j < n; j += LINE)
     for (int c = 0; c < COLUMNS && j + c * LANES < n; c++)
       line_sum_add(&sums, c,
                    spread_line(logits, class_weights, j + c * LANES, n - j - c * LANES, m));
-  const LineTotal sum = line_sum_total(&sums);
-  if (sum.total - sum.total != 0)
-    return spread_but_masked(logits, class_weights, n, maximum);
-  return (BlockSpread){sum.total, sum.lost, mass, 0, (double)n};
+  return spread_of(line_sum_total(&sums), logits, class_weights, n, maximum, mass);
 }
 
 /* Whether all n values are from `lowest` to `highest`; no NaN is. */
@@ -752,7 +795,7 @@ static inline __attribute__((always_inline)) void write_values(real *output, int
   if (j < n) store_partial(output + j, values(closure, j, n - j), n - j);
 }
 
-static inline vec load_values(const real *source, int64_t j, int64_t n) {
+static inline __attribute__((always_inline)) vec load_values(const real *source, int64_t j, int64_t n) {
   return n == LANES ? load(source + j) : load_partial(source + j, n, 0);
 }
 
@@ -761,27 +804,42 @@ typedef struct {
   Reference reference;
   Table table;
   vec scale;
+  vec spread;
   int64_t label;
   real label_value;
 } SoftmaxValues;
 
-static inline vec softmax_values(const void *closure, int64_t j, int64_t n) {
+static inline __attribute__((always_inline)) vec softmax_or_smoothed(const void *closure, int64_t j,
+                                                                     int64_t n, int smoothed) {
   const SoftmaxValues *with = (const SoftmaxValues *)closure;
   const vec x = load_values(with->logits, j, n);
   vec value = scaled(reduce(x, &with->reference, &with->table), with->scale);
+  if (smoothed) value -= with->spread;
   if ((uint64_t)(with->label - j) < (uint64_t)n)
     value = replace_lane(value, with->label - j, with->label_value);
   return value;
 }
 
-/* output_j = scale * exp(x_j - m) / factor, but label_value at the label; a negative one is none.
- * (Put there afterwards, it would wait for a line that has just been sent past the caches.) */
+static inline vec softmax_values(const void *closure, int64_t j, int64_t n) {
+  return softmax_or_smoothed(closure, j, n, 0);
+}
+
+static inline vec smoothed_values(const void *closure, int64_t j, int64_t n) {
+  return softmax_or_smoothed(closure, j, n, 1);
+}
+
+/* output_j = scale * exp(x_j - m) / factor - spread, but label_value at the label; a negative one is
+ * none. (Put there afterwards, it would wait for a line that has just been sent past the caches.) */
 static inline void block_softmax(const real *logits, int64_t n, Reference reference, double scale,
-                                 int64_t label, double label_value, real *output, int streams) {
+                                 double spread, int64_t label, double label_value, real *output,
+                                 int streams) {
   const SoftmaxValues with = {.logits = logits, .reference = reference, .table = make_table(),
-                              .scale = broadcast((real)scale), .label = label,
-                              .label_value = (real)label_value};
-  write_values(output, n, streams, softmax_values, &with);
+                              .scale = broadcast((real)scale), .spread = broadcast((real)spread),
+                              .label = label, .label_value = (real)label_value};
+  if (spread != 0)
+    write_values(output, n, streams, smoothed_values, &with);
+  else
+    write_values(output, n, streams, softmax_values, &with);
 }
 
 /* What a block's output is made of besides its softmax. A measure is
@@ -800,6 +858,7 @@ typedef struct {
   double output_scale; /* of everything */
   int64_t label;       /* where label_value goes; negative for none */
   double label_value;
+  int64_t masked;      /* whether a class of the row may be masked */
 } Measure;
 
 typedef struct {
@@ -819,7 +878,7 @@ static inline MeasureValues measure_values_of(const real *logits, const Measure 
                          broadcast((real)(measure->spread * measure->output_scale))};
 }
 
-static inline vec measure_term(const MeasureValues *with, vec x, int64_t j, int64_t n) {
+static inline __attribute__((always_inline)) vec measure_term(const MeasureValues *with, vec x, int64_t j, int64_t n) {
   const Reduced reduced = reduce(x, &with->reference, &with->table);
   const Transformed *transformed = with->measure.transformed;
   if (!transformed) return scaled(reduced, with->scale);
@@ -827,17 +886,18 @@ static inline vec measure_term(const MeasureValues *with, vec x, int64_t j, int6
 }
 
 /* One t_j in float64. */
-static inline double measure_at(const Measure *measure, int64_t j, real x) {
+static inline __attribute__((always_inline)) double measure_at(const Measure *measure, int64_t j, real x) {
   double t = x == (real)-INFINITY ? 0.0 : measure->spread;
   if (measure->probs) t += measure->probs_scale * (double)measure->probs[j];
   return measure->class_weights ? t * (double)measure->class_weights[j] : t;
 }
 
-static inline vec softmax_minus_target_values(const void *closure, int64_t j, int64_t n) {
+static inline __attribute__((always_inline)) vec softmax_minus_target_values(const void *closure, int64_t j, int64_t n) {
   const MeasureValues *with = (const MeasureValues *)closure;
   const Measure *measure = &with->measure;
   const vec x = load_values(with->logits, j, n);
-  vec t = keep(x != broadcast((real)-INFINITY), with->spread);
+  vec t = with->spread;
+  if (measure->masked) t = keep(x != broadcast((real)-INFINITY), t);
   if (measure->probs)
     t = multiply_add(load_values(measure->probs, j, n), with->probs_scale, t);
   vec value = measure_term(with, x, j, n);
@@ -855,7 +915,7 @@ static inline vec softmax_minus_target_values(const void *closure, int64_t j, in
                            measure->total * measure->others));
   if ((uint64_t)(measure->label - j) < (uint64_t)n)
     value = replace_lane(value, measure->label - j, (real)measure->label_value);
-  if (measure->transformed) {
+  if (measure->transformed && measure->transformed->caps) {
     const vec low = value * load_values(measure->transformed->slope_tails, j, n);
     value = multiply_add(value, load_values(measure->transformed->slopes, j, n), low);
   }
@@ -944,9 +1004,12 @@ static inline vec label_gradient_values(const void *closure, int64_t j, int64_t 
   const vec x = load_values(with->logits, j, n);
   vec value = ((with->maximum - x) + with->log_sum_exp) * with->scale;
   if (with->measure.class_weights) value *= load_values(with->measure.class_weights, j, n);
-  const vec_bits masked = x == broadcast((real)-INFINITY);
-  const vec_bits none = load_values(with->measure.probs, j, n) == broadcast(0);
-  return keep(~(masked & none), value);
+  const vec_bits masked = x == broadcast((real)-INFINITY), zero = {0};
+  vec_bits none = (load_values(with->measure.probs, j, n) == broadcast(0)) |
+                  (with->scale == broadcast(0));
+  if (with->measure.class_weights)
+    none |= load_values(with->measure.class_weights, j, n) == broadcast(0);
+  return keep((masked & none) == zero, value);
 }
 
 /* output_j = output_scale * probs_scale * class_weights_j * ((m - x_j) + log(sum_exp)), the gradient
@@ -998,6 +1061,7 @@ typedef struct {
   double maximum;
   double log_sum;
   double scale;
+  double others; /* 1 - exp(m - m)/sum_exp */
 } Softness;
 
 /* exp(d) / factor */
@@ -1030,17 +1094,16 @@ static inline Softness row_softness(const char *row, int64_t element, int64_t n_
         const int64_t first = k + c * LANES, left = n - first;
         const vec x = left >= LANES ? load(row_block + first)
                                     : load_partial(row_block + first, left, (real)-INFINITY);
-        Pair slope;
-        const Pair d = transformed_difference(x, &top, &slope);
+        const Pair d = transformed_difference(x, &top, NULL);
         const vec term = pair_term(d, &reference, &table);
         line_sum_add(&sums, c, clear_equal(term, x, top.maximum, &count));
       }
   }
   const LineTotal sum = line_sum_total(&sums);
   const double above = (sum.total + sum.lost) * reference.factor + ((double)count - 1);
-  /* a row without a finite maximum has no count, and no softmax */
-  const double y = above >= 0 ? above : (double)NAN;
-  return (Softness){m, log1p(y), 1 / (1 + y)};
+  /* a row without a finite maximum has no softmax */
+  const double y = m - m == 0 && above >= 0 ? above : (double)NAN;
+  return (Softness){m, log1p(y), 1 / (1 + y), y / (1 + y)};
 }
 
 /* The sum of q_j * (exp(-d_j) - 1 + d_j), with p and q the softmax of logits and partners and
@@ -1065,9 +1128,8 @@ static inline double block_divergence(const real *logits, const real *partners, 
                                    : load_partial(logits + first, count, (real)-INFINITY);
       const vec u = count == LANES ? load(partners + first)
                                    : load_partial(partners + first, count, (real)-INFINITY);
-      Pair slope;
-      const Pair below = transformed_difference(x, &top, &slope);
-      const Pair partner_below = transformed_difference(u, &partner_top, &slope);
+      const Pair below = transformed_difference(x, &top, NULL);
+      const Pair partner_below = transformed_difference(u, &partner_top, NULL);
       const vec p = pair_term(below, &reference, &table) * own_scale;
       const vec q = pair_term(partner_below, &reference, &table) * partner_scale;
       const Pair apart = exact_sum(partner_below.value, -below.value);
@@ -1082,7 +1144,11 @@ static inline double block_divergence(const real *logits, const real *partners, 
       const vec far_term = (p - q) + keep(q != none, q * d);
       line_sum_add(&sums, c, choose(near, q * curve, far_term));
       if (output) {
-        const vec value = choose(near, q * (curve - d), p - q) * scale;
+        /* where both have more than half, 1 - q - (1 - p) keeps the digits of confident rows */
+        const vec half = broadcast((real)0.5);
+        vec value = choose(near, q * (curve - d), p - q);
+        value = choose((p > half) & (q > half), broadcast((real)(partner.others - own.others)),
+                       value) * scale;
         if (count == LANES)
           store(output + first, value);
         else

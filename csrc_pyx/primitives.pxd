@@ -44,10 +44,12 @@ cdef extern from "primitives.h" nogil:
         double output_scale
         int64_t label
         double label_value
+        int64_t masked
     ctypedef struct Softness:
         double maximum
         double log_sum
         double scale
+        double others
     ctypedef struct BlockTarget:
         double dot
         double dot_lost
@@ -68,8 +70,12 @@ cdef extern from "primitives.h" nogil:
     void block_maximum(Block* block)
     void shift_block(Block* block, double shift)
     BlockSum block_sum(const Block* block, Reference reference, Block* next)
+    BlockSum block_sum_and_spread(
+        const Block* block, Reference reference, Block* next, const real* class_weights,
+        double mass, BlockSpread* spread)
     void transform_block(
-        Block* block, double maximum, double temperature, double softcap, Transformed* transformed)
+        Block* block, double maximum, double temperature, double softcap, bint wants_slopes,
+        Transformed* transformed)
     Gap transformed_gap(double x, double m, double temperature, double softcap)
     double transformed_value(double x, double temperature, double softcap)
     BlockSum block_sum_with_tails(
@@ -90,8 +96,8 @@ cdef extern from "primitives.h" nogil:
         double temperature, double output_scale, real* output)
     bint block_is_within(const real* values, int64_t n, double lowest, double highest)
     void block_softmax(
-        const real* logits, int64_t n, Reference reference, double scale, int64_t label,
-        double label_value, real* output, bint streams)
+        const real* logits, int64_t n, Reference reference, double scale, double spread,
+        int64_t label, double label_value, real* output, bint streams)
     void block_softmax_minus_target(
         const real* logits, int64_t n, const Measure* measure, Reference reference, double scale,
         real* output, bint streams)

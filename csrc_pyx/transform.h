@@ -29,8 +29,9 @@ static const double FACTORIALS[16] = {
 typedef struct {
   int divides; /* whether the temperature is not 1 */
   int caps;
-  Pair temperature;
+  Pair inverse_temperature; /* a division takes as long as ten products */
   Pair cap;
+  Pair inverse_cap;
 } Transform;
 
 /* A float64 number as a Pair. */
@@ -39,8 +40,17 @@ static inline Pair pair_of(double number) {
   return (Pair){broadcast(value), broadcast((real)(number - (double)value))};
 }
 
+/* 1 / number as a Pair, for a number that is not 0. */
+static inline Pair inverse_of(double number) {
+  const double inverse = 1 / number, rest = fma(-inverse, number, 1) / number;
+  const real value = (real)inverse;
+  return (Pair){broadcast(value), broadcast((real)((inverse - (double)value) + rest))};
+}
+
 static inline Transform make_transform(double temperature, double softcap) {
-  return (Transform){temperature != 1.0, softcap != 0.0, pair_of(temperature), pair_of(softcap)};
+  const double cap = softcap != 0.0 ? softcap : 1.0;
+  return (Transform){temperature != 1.0, softcap != 0.0, inverse_of(temperature), pair_of(cap),
+                     inverse_of(cap)};
 }
 
 /* 2^-n for integers n from 0 to EXPONENT_OFFSET - 1. */
@@ -72,35 +82,34 @@ static inline Pair falling_exponential(Pair v) {
   for (int k = LAST_POWER - 1; k > 3; k--)
     series = multiply_add(series, r.value, broadcast((real)(1.0 / FACTORIALS[k])));
   const vec fourth = square.value * square.value * series;
-  const Pair first = exact_sum(broadcast(1), r.value);
-  const Pair second = exact_sum(first.value, square.value * (real)0.5);
-  const Pair third_sum = exact_sum(second.value, sixth.value);
+  const Pair first = ordered_sum(broadcast(1), r.value);
+  const Pair second = ordered_sum(first.value, square.value * (real)0.5);
+  const Pair third_sum = ordered_sum(second.value, sixth.value);
   const vec low = (((first.low + second.low) + third_sum.low) + (r.low + square.low * (real)0.5)) +
                   (sixth.low + fourth);
-  Pair sum = exact_sum(third_sum.value, low);
+  const Pair sum = ordered_sum(third_sum.value, low);
   /* in two steps: 2^-n itself may be below the normal range */
   const vec half = (n * (real)0.5 + rounder) - rounder;
   const vec scale = negative_power(half), rest = negative_power(n - half);
   return (Pair){sum.value * scale * rest, sum.low * scale * rest};
 }
 
-/* c tanh(x/c), and its derivative 1 - tanh^2. */
-static inline Pair cap_logits(vec x, Pair cap, Pair *slope) {
+/* c tanh(x/c), and its derivative 1 - tanh^2 unless `slope` is NULL. */
+static inline __attribute__((always_inline)) Pair cap_logits(vec x, const Transform *transform,
+                                                             Pair *slope) {
   const vec limit = broadcast((real)CAP_LIMIT);
-  Pair ratio = divide_pairs((Pair){magnitude(x), broadcast(0)}, cap);
+  Pair ratio = multiply_pairs((Pair){magnitude(x), broadcast(0)}, transform->inverse_cap);
   const vec_bits within = ratio.value < limit;
   ratio.value = choose(within, ratio.value, limit);
   ratio.low = keep(within, ratio.low);
   const Pair q = falling_exponential((Pair){2 * ratio.value, 2 * ratio.low});
-  Pair below = exact_sum(broadcast(1), -q.value), above = exact_sum(broadcast(1), q.value);
+  Pair below = ordered_sum(broadcast(1), -q.value), above = ordered_sum(broadcast(1), q.value);
   below.low -= q.low;
   above.low += q.low;
-  const Pair tangent = divide_pairs(below, above);
-  Pair capped = exact_product(cap.value, tangent.value);
-  capped.low += cap.value * tangent.low + cap.low * tangent.value;
-  Pair square = exact_product(above.value, above.value);
-  square.low += 2 * above.value * above.low;
-  *slope = divide_pairs((Pair){4 * q.value, 4 * q.low}, square);
+  const Pair inverse = invert_pair(above);
+  const Pair capped = multiply_pairs(transform->cap, multiply_pairs(below, inverse));
+  if (slope)
+    *slope = multiply_pairs(multiply_pairs((Pair){4 * q.value, 4 * q.low}, inverse), inverse);
   const vec_bits negative = x < broadcast(0);
   return (Pair){choose(negative, -capped.value, capped.value),
                 choose(negative, -capped.low, capped.low)};
@@ -117,20 +126,23 @@ static inline TransformReference transform_relative_to(double maximum, double te
                                                        double softcap) {
   TransformReference reference = {make_transform(temperature, softcap), broadcast((real)maximum),
                                   {broadcast(0), broadcast(0)}};
-  Pair slope;
   if (reference.transform.caps)
-    reference.capped = cap_logits(reference.maximum, reference.transform.cap, &slope);
+    reference.capped = cap_logits(reference.maximum, &reference.transform, NULL);
   return reference;
 }
 
-/* y(x) - y(m), and y'(x) T, which is 1 at a class that is masked. */
-static inline Pair transformed_difference(vec x, const TransformReference *reference,
-                                          Pair *slope) {
-  const vec none = broadcast(0);
+/* y(x) - y(m); with a cap, and unless `slope` is NULL, y'(x) T, which is 1 at a class that is
+ * masked. */
+static inline __attribute__((always_inline)) Pair
+transformed_difference(vec x, const TransformReference *reference, Pair *slope) {
+  const vec none = broadcast(0), masked_logit = broadcast((real)-INFINITY);
   Pair difference;
-  *slope = (Pair){broadcast(1), none};
   if (reference->transform.caps) {
-    const Pair own = cap_logits(x, reference->transform.cap, slope), other = reference->capped;
+    const Pair own = cap_logits(x, &reference->transform, slope), other = reference->capped;
+    if (slope) {
+      slope->value = choose(x == masked_logit, broadcast(1), slope->value);
+      slope->low = keep(x != masked_logit, slope->low);
+    }
     difference = exact_sum(own.value, -other.value);
     difference = exact_sum(difference.value, difference.low + (own.low - other.low));
     const vec_bits equal = x == reference->maximum;
@@ -140,13 +152,10 @@ static inline Pair transformed_difference(vec x, const TransformReference *refer
     difference = exact_sum(x, -reference->maximum);
   }
   if (reference->transform.divides)
-    difference = divide_pairs(difference, reference->transform.temperature);
+    difference = multiply_pairs(difference, reference->transform.inverse_temperature);
   /* x - x: 0, or NaN for what is not finite */
-  const vec_bits masked = x == broadcast((real)-INFINITY);
-  difference.value = choose(masked, x, difference.value + (x - x));
-  difference.low = choose(masked, none, difference.low);
-  slope->value = choose(masked, broadcast(1), slope->value);
-  slope->low = choose(masked, none, slope->low);
+  difference.value = choose(x == masked_logit, x, difference.value + (x - x));
+  difference.low = keep(x != masked_logit, difference.low);
   return difference;
 }
 
@@ -167,8 +176,7 @@ static inline Gap transformed_gap(double x, double m, double temperature, double
   }
   if (x - x != 0 || m - m != 0) return (Gap){x - m, 0};
   const TransformReference reference = transform_relative_to(m, temperature, softcap);
-  Pair slope;
-  const Pair found = transformed_difference(broadcast((real)x), &reference, &slope);
+  const Pair found = transformed_difference(broadcast((real)x), &reference, NULL);
   return (Gap){(double)found.value[0], (double)found.low[0]};
 }
 
@@ -176,8 +184,8 @@ static inline Gap transformed_gap(double x, double m, double temperature, double
 static inline double transformed_value(double x, double temperature, double softcap) {
   if (x - x != 0) return x;
   if (softcap == 0.0) return x / temperature;
-  Pair slope;
-  const Pair capped = cap_logits(broadcast((real)x), pair_of(softcap), &slope);
+  const Transform transform = make_transform(temperature, softcap);
+  const Pair capped = cap_logits(broadcast((real)x), &transform, NULL);
   return ((double)capped.value[0] + (double)capped.low[0]) / temperature;
 }
 

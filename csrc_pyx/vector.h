@@ -249,7 +249,13 @@ static inline Pair exact_sum(vec a, vec b) {
   return (Pair){total, keep(total - total == broadcast(0), error)};
 }
 
-/* a * b exactly, unless what is lost is below the normal range. */
+/* The same for finite |a| >= |b| (Dekker). */
+static inline Pair ordered_sum(vec a, vec b) {
+  const vec total = a + b;
+  return (Pair){total, b - (total - a)};
+}
+
+/* a * b exactly, unless it is infinite or what is lost is below the normal range. */
 static inline Pair exact_product(vec a, vec b) {
   const vec product = a * b;
 #if defined(__FMA__) || defined(__AVX512F__) || defined(__aarch64__)
@@ -262,16 +268,21 @@ static inline Pair exact_product(vec a, vec b) {
   const vec error =
       ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low;
 #endif
-  return (Pair){product, keep(error - error == broadcast(0), error)};
+  return (Pair){product, error};
 }
 
-/* a / b to twice the digits. */
-static inline Pair divide_pairs(Pair a, Pair b) {
-  const vec quotient = a.value / b.value;
-  const Pair product = exact_product(quotient, b.value);
-  const vec remainder = ((a.value - product.value) - product.low) + (a.low - quotient * b.low);
-  const vec low = remainder / b.value;
-  return (Pair){quotient, keep(low - low == broadcast(0), low)};
+/* a * b to twice the digits; what is not finite has no low part. */
+static inline Pair multiply_pairs(Pair a, Pair b) {
+  const Pair product = exact_product(a.value, b.value);
+  const vec low = product.low + multiply_add(a.value, b.low, a.low * b.value);
+  return (Pair){product.value, keep(low - low == broadcast(0), low)};
+}
+
+/* 1 / a to twice the digits, for a far from 0 and infinity. */
+static inline Pair invert_pair(Pair a) {
+  const vec one = broadcast(1), inverse = one / a.value;
+  const Pair product = exact_product(inverse, a.value);
+  return (Pair){inverse, inverse * (((one - product.value) - product.low) - inverse * a.low)};
 }
 
 /* `value` where x differs from y (or either is NaN) and 0 where they are equal; adds the number

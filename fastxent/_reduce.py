@@ -36,7 +36,7 @@ def reduced(
 ) -> Any:
     """What a call returns for its losses; `answer` is that of `backends.evaluate`."""
     row, denominator, total = answer
-    if row == EMPTY:
+    if row == EMPTY or (reduction == "mean" and not denominator and empty == "raise"):
         raise ValueError(
             "the mean is over nothing: every row is ignored, or all weights are 0, or there is no "
             "row; leave such batches out, or pass empty='zero' or empty='nan'"

@@ -325,8 +325,8 @@ def finish_grad(
     denominator = 1.0 if reduction == "none" else _denominator(state, asked)
     if reduction == "sum" and normalizer is None:
         denominator = 1.0
-    if denominator == 0 and empty == "raise":
-        reduced(None, (-2, 0.0, 0.0), reduction)
+    if denominator == 0:
+        reduced(None, (-1, denominator, 0.0), reduction, empty)  # refused, if that is asked for
     options = _shard_options(batch, class_offset, states)._replace(
         row_weights=state.sample_weight, denominator=denominator
     )

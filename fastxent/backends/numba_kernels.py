@@ -187,6 +187,9 @@ def without_options(primitives: SimpleNamespace) -> SimpleNamespace:
                 lambda block, *_: types.Tuple((numbers(BlockSum), block))
             ),
             "block_spread": absent(lambda *_: numbers(BlockSpread)),
+            "block_sum_and_spread": absent(
+                lambda block, *_: types.Tuple((numbers(BlockSum), block, numbers(BlockSpread)))
+            ),
             "block_expectation": absent(lambda *_: types.float64),
         }
     )
@@ -218,6 +221,7 @@ def make_kernels(real_bits: int, has_options: bool) -> dict[str, Callable[..., N
     block_sum_with_tails = primitives.block_sum_with_tails
     block_target = primitives.block_target
     block_spread = primitives.block_spread
+    block_sum_and_spread = primitives.block_sum_and_spread
     block_is_within = primitives.block_is_within
     block_softmax = primitives.block_softmax
     block_softmax_minus_target = primitives.block_softmax_minus_target
@@ -497,7 +501,7 @@ def make_kernels(real_bits: int, has_options: bool) -> dict[str, Callable[..., N
             if context.transforms != 0:
                 # from here on the block is differences to the maximum, and 0 the largest of them
                 block = transform_block(
-                    block, maximum, context.temperature, context.softcap, transformed
+                    block, maximum, context.temperature, context.softcap, False, transformed
                 )
                 reference = reference_at(0.0)
                 maximum = 0.0
@@ -510,15 +514,18 @@ def make_kernels(real_bits: int, has_options: bool) -> dict[str, Callable[..., N
                 )  # fmt: skip
                 target = block_target(block.logits, probs, weights, n, maximum)
             spread = BlockSpread(dot=0.0, dot_lost=0.0, mass=0.0, mass_lost=0.0, count=0.0)
+            mass = float(n)
             if context.smoothing != 0.0:
-                mass = float(n)
                 if weights != 0:
                     mass = pointer_at(context.class_masses, 0.0)[j // BLOCK]
-                spread = block_spread(block.logits, weights, n, maximum, mass)
+                if context.transforms != 0:
+                    spread = block_spread(block.logits, weights, n, maximum, mass)
             if reference.shift != 0.0:
                 block = shift_block(block, reference.shift)
             if context.transforms != 0:
                 sums, next = block_sum_with_tails(block, transformed.tails, reference, next)
+            elif context.smoothing != 0.0:
+                sums, next, spread = block_sum_and_spread(block, reference, next, weights, mass)
             else:
                 sums, next = block_sum(block, reference, next)
             state = add_block(state, sums, target, spread)
@@ -645,12 +652,16 @@ def make_kernels(real_bits: int, has_options: bool) -> dict[str, Callable[..., N
         if state.label_logit > -INFINITY:
             own += share.spread * state.label_weight
         excess = (total.value - own) + total.value_lost
-        if state.label_logit == state.maximum:
-            return excess - total.value * others_share(state)
-        below = gap(context, state.label_logit, state.maximum)
-        term = exp(below.value) * (1.0 + below.low)
+        term = 1.0
+        rest = others_share(state)
+        if state.label_logit != state.maximum:
+            below = gap(context, state.label_logit, state.maximum)
+            term = exp(below.value) * (1.0 + below.low)
+            rest = (sum_exp(state) - term) / sum_exp(state)
         if excess == 0.0:
-            return -total.value * ((sum_exp(state) - term) / sum_exp(state))
+            return -total.value * rest
+        if rest < 0.5:
+            return excess - total.value * rest
         return total.value * (term / sum_exp(state)) - own
 
     @inlined
@@ -695,7 +706,7 @@ def make_kernels(real_bits: int, has_options: bool) -> dict[str, Callable[..., N
             tails = 0
             if context.transforms != 0:
                 block = transform_block(
-                    block, state.maximum, context.temperature, context.softcap, transformed
+                    block, state.maximum, context.temperature, context.softcap, False, transformed
                 )
                 tails = transformed.tails
             if reference.shift != 0.0:
@@ -735,6 +746,7 @@ def make_kernels(real_bits: int, has_options: bool) -> dict[str, Callable[..., N
         label_value = 0.0
         mean = 0.0
         label = -1
+        masked = state.n_unmasked != float(context.n_classes)
         # (without mass the loss is 0, but not its slope by a probability)
         if is_nothing(context, share, state) and context.output_kind != OUTPUT_LABEL_GRADIENT:
             write_zeros(context, i, start, stop)
@@ -766,12 +778,14 @@ def make_kernels(real_bits: int, has_options: bool) -> dict[str, Callable[..., N
         is_plain = (
             context.output_kind == OUTPUT_GRADIENT
             and context.target != TARGET_PROBS
-            and share.spread == 0.0
             and context.transforms == 0
+            and (share.spread == 0.0 or (context.class_weights == 0 and not masked))
         )
         known = Transformed(tails=0, slopes=0, slope_tails=0)
-        if context.transforms != 0:
+        if context.softcap != 0.0:
             known = transformed
+        elif context.transforms != 0:
+            known = Transformed(tails=transformed.tails, slopes=0, slope_tails=0)
         j = start
         while j < stop:
             destination = context.output + i * context.output_stride + j * element_size(element)
@@ -798,11 +812,11 @@ def make_kernels(real_bits: int, has_options: bool) -> dict[str, Callable[..., N
                 spread=share.spread, transformed=known, total=total.value,
                 total_lost=total.value_lost, others=others_share(state),
                 output_scale=output_scale, label=label - j if label >= 0 else -1,
-                label_value=label_value,
+                label_value=label_value, masked=masked,
             )  # fmt: skip
             if context.transforms != 0:
                 block = transform_block(
-                    block, state.maximum, context.temperature, context.softcap, transformed
+                    block, state.maximum, context.temperature, context.softcap, True, transformed
                 )
             if context.output_kind == OUTPUT_LOG_SOFTMAX:
                 block_log_softmax(block.logits, n, maximum, log_sum, output, streams)
@@ -813,8 +827,8 @@ def make_kernels(real_bits: int, has_options: bool) -> dict[str, Callable[..., N
                     block = shift_block(block, reference.shift)
                 if is_plain:
                     block_softmax(
-                        block.logits, n, reference, scale, measure.label, label_value, output,
-                        streams,
+                        block.logits, n, reference, scale, share.spread * output_scale,
+                        measure.label, label_value, output, streams,
                     )  # fmt: skip
                 elif context.output_kind == OUTPUT_HESSIAN:
                     block_hessian(block.logits, n, measure, reference, scale, output, streams)

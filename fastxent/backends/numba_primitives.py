@@ -184,6 +184,7 @@ class Measure(NamedTuple):
     output_scale: Any  # of everything
     label: Any  # where label_value goes; negative for none
     label_value: Any
+    masked: Any  # whether a class of the row may be masked
 
 
 class MeasureValues(NamedTuple):
@@ -217,6 +218,7 @@ class Softness(NamedTuple):
     maximum: Any  # before that
     log_sum: Any  # log(sum_exp)
     scale: Any  # 1/sum_exp
+    others: Any  # 1 - exp(m - m)/sum_exp
 
 
 class Arithmetic(NamedTuple):
@@ -360,6 +362,7 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
     transforms = make_transforms(arithmetic)
     transform_relative_to = transforms.transform_relative_to
     transformed_difference = transforms.transformed_difference
+    difference_with_slope = transforms.difference_with_slope
     degree = len(coefficients) - 1
     highest = coefficients[0]
     if steps > 1:
@@ -634,18 +637,21 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
         return with_logits(block, block.buffer)
 
     @compiled
-    def transform_block(block, maximum, temperature, softcap, transformed):
-        # The transformed logits less that of `maximum`, in the block's own buffer; their tails and
-        # slopes.
+    def transform_block(block, maximum, temperature, softcap, wants_slopes, transformed):
+        # The transformed logits less that of `maximum`, in the block's own buffer; their tails, and
+        # their slopes if they are wanted and there is a cap.
         reference = transform_relative_to(maximum, temperature, softcap)
         n = block.n
         for j in range(0, n, line):
             x = load_up_to(block.logits, j, n - j, real(maximum))
-            difference, slope = transformed_difference(x, reference)
+            if wants_slopes and softcap != 0.0:
+                difference, slope = difference_with_slope(x, reference)
+                store(pointer_at(transformed.slopes, zero), j, slope.value)
+                store(pointer_at(transformed.slope_tails, zero), j, slope.low)
+            else:
+                difference = transformed_difference(x, reference)
             store(block.buffer, j, difference.value)
             store(pointer_at(transformed.tails, zero), j, difference.low)
-            store(pointer_at(transformed.slopes, zero), j, slope.value)
-            store(pointer_at(transformed.slope_tails, zero), j, slope.low)
         return with_logits(block, block.buffer)
 
     @inlined
@@ -703,60 +709,124 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
             return add(sums_lost, sum_error(sums, value))
         return sums_lost
 
+    @inlined
+    def spread_line(logits, class_weights, j, n, m):
+        # w_j * (m - x_j), the weights being 1 where there are none. What is beyond `n` adds 0.
+        value = subtract(m, load_up_to(logits, j, n, lane(m, 0)))
+        if class_weights != 0:
+            value = multiply(value, load_up_to(pointer_at(class_weights, zero), j, n, zero))
+        return value
+
+    @inlined
+    def spread_pair(logits, class_weights, j, m):
+        return add(
+            spread_line(logits, class_weights, j, line, m),
+            spread_line(logits, class_weights, j + line, line, m),
+        )
+
+    @inlined
+    def spread_group(logits, class_weights, j, m):
+        # Eight lines of spread_line added as a binary tree.
+        return add(
+            add(
+                spread_pair(logits, class_weights, j, m),
+                spread_pair(logits, class_weights, j + 2 * line, m),
+            ),
+            add(
+                spread_pair(logits, class_weights, j + 4 * line, m),
+                spread_pair(logits, class_weights, j + 6 * line, m),
+            ),
+        )
+
+    def summing(spreads):
+        # The function that sums a block, with what smoothing spreads over it or without.
+        @inlined
+        def block_sum_and_dot(block, reference, next, class_weights):
+            # count: how many logits equal m; rest: the sum of exp(x_j - m) over the others;
+            # rest_lost: what rounding has lost of it since the groups were added up. The sums of
+            # groups go on in float64.
+            #
+            # Meanwhile `next`, the block that comes after this one, gets its maximum: a pass of its
+            # own for it would wait for memory first, and the sum for it (65536 x 1000 float32, one
+            # thread: 16.3 ms against 14.2).
+            logits = block.logits
+            m = broadcast(reference.maximum)
+            unshifted = broadcast(real(np.float64(reference.maximum) + reference.shift))
+            n = block.n
+            n_groups = n // group
+            n_next_groups = next.n // group
+            sums = zero_sums(zero)
+            sums_lost = sums
+            dots = sums
+            dots_lost = sums
+            next_maxima = broadcast(minus_infinity)
+            count = 0
+            for k in range(n_groups):
+                ahead = block.ahead + 8 * k * block.line_bytes
+                for c in range(8):
+                    prefetch(ahead + c * block.line_bytes)
+                if block.written != 0:
+                    for c in range(8):
+                        prefetch_to_write(block.written + (8 * k + c) * block.line_bytes)
+                if k < n_next_groups:
+                    next_maxima = maximum(group_maximum(next, k), next_maxima)
+                if any_equal(load(block.group_maxima, k * line), unshifted):
+                    counted, sums, sums_lost = group_sum_but_maxima(
+                        logits, k * group, reference, sums, sums_lost
+                    )
+                    count += counted
+                else:
+                    total = group_sum(logits, k * group, reference)
+                    sums_lost = add_lost(sums, total, sums_lost)
+                    sums = add_to_sums(sums, total)
+                if spreads:
+                    value = spread_group(logits, class_weights, k * group, m)
+                    dots_lost = add_lost(dots, value, dots_lost)
+                    dots = add_to_sums(dots, value)
+            j = n_groups * group
+            # What is left goes into float64 line by line: few terms have nothing to average
+            # roundings with.
+            for k in range(8 * n_groups, (n + line - 1) // line):
+                prefetch(block.ahead + k * block.line_bytes)
+            while j < n:
+                if j + line <= n:
+                    x = load(logits, j)
+                else:
+                    x = load_partial(logits, j, n - j, minus_infinity)
+                count += count_equal(x, m)
+                term = block_term_but_maxima(x, reference)
+                sums_lost = add_lost(sums, term, sums_lost)
+                sums = add_to_sums(sums, term)
+                if spreads:
+                    value = spread_line(logits, class_weights, j, n - j, m)
+                    dots_lost = add_lost(dots, value, dots_lost)
+                    dots = add_to_sums(dots, value)
+                j += line
+            next = finish_maximum(next, min(n_groups, n_next_groups), next_maxima)
+            dot, dot_lost = fold_line_sum(dots, dots_lost)
+            return block_sum_of(count, sums, sums_lost, reference.factor), next, dot, dot_lost
+
+        return block_sum_and_dot
+
+    sum_alone = summing(False)
+    sum_with_spread = summing(True)
+
     @compiled
     def block_sum(block, reference, next):
-        # count: how many logits equal m; rest: the sum of exp(x_j - m) over the others; rest_lost:
-        # what rounding has lost of it since the groups were added up. The sums of groups go on in
-        # float64.
-        #
-        # Meanwhile `next`, the block that comes after this one, gets its maximum: a pass of its own
-        # for it would wait for memory first, and the sum for it (65536 x 1000 float32, one thread:
-        # 16.3 ms against 14.2).
-        logits = block.logits
-        m = broadcast(reference.maximum)
-        unshifted = broadcast(real(np.float64(reference.maximum) + reference.shift))
-        n = block.n
-        n_groups = n // group
-        n_next_groups = next.n // group
-        sums = zero_sums(zero)
-        sums_lost = sums
-        next_maxima = broadcast(minus_infinity)
-        count = 0
-        for k in range(n_groups):
-            ahead = block.ahead + 8 * k * block.line_bytes
-            for c in range(8):
-                prefetch(ahead + c * block.line_bytes)
-            if block.written != 0:
-                for c in range(8):
-                    prefetch_to_write(block.written + (8 * k + c) * block.line_bytes)
-            if k < n_next_groups:
-                next_maxima = maximum(group_maximum(next, k), next_maxima)
-            if any_equal(load(block.group_maxima, k * line), unshifted):
-                counted, sums, sums_lost = group_sum_but_maxima(
-                    logits, k * group, reference, sums, sums_lost
-                )
-                count += counted
-            else:
-                total = group_sum(logits, k * group, reference)
-                sums_lost = add_lost(sums, total, sums_lost)
-                sums = add_to_sums(sums, total)
-        j = n_groups * group
-        # What is left goes into float64 line by line: few terms have nothing to average roundings
-        # with.
-        for k in range(8 * n_groups, (n + line - 1) // line):
-            prefetch(block.ahead + k * block.line_bytes)
-        while j < n:
-            if j + line <= n:
-                x = load(logits, j)
-            else:
-                x = load_partial(logits, j, n - j, minus_infinity)
-            count += count_equal(x, m)
-            term = block_term_but_maxima(x, reference)
-            sums_lost = add_lost(sums, term, sums_lost)
-            sums = add_to_sums(sums, term)
-            j += line
-        next = finish_maximum(next, min(n_groups, n_next_groups), next_maxima)
-        return block_sum_of(count, sums, sums_lost, reference.factor), next
+        sums, next, _, _ = sum_alone(block, reference, next, 0)
+        return sums, next
+
+    @compiled
+    def block_sum_and_spread(block, reference, next, class_weights, mass):
+        # block_sum and the spread in one pass: the multiply-adds of the exponentials leave time for
+        # it.
+        sums, next, dot, dot_lost = sum_with_spread(block, reference, next, class_weights)
+        # while there is no finite maximum, what is not masked is NaN or infinite anyway
+        m = np.float64(reference.maximum)
+        if m != m:
+            m = 0.0
+        spread = spread_of(dot, dot_lost, block.logits, class_weights, block.n, m, mass)
+        return sums, next, spread
 
     @compiled
     def block_sum_with_tails(block, tails, reference, next):
@@ -856,39 +926,10 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
             return load(source, j)
         return load_partial(source, j, n, fill)
 
-    @inlined
-    def spread_line(logits, class_weights, j, n, m):
-        # w_j * (m - x_j), the weights being 1 where there are none. What is beyond `n` adds 0.
-        value = subtract(m, load_up_to(logits, j, n, lane(m, 0)))
-        if class_weights != 0:
-            value = multiply(value, load_up_to(pointer_at(class_weights, zero), j, n, zero))
-        return value
-
-    @inlined
-    def spread_pair(logits, class_weights, j, m):
-        return add(
-            spread_line(logits, class_weights, j, line, m),
-            spread_line(logits, class_weights, j + line, line, m),
-        )
-
-    @inlined
-    def spread_group(logits, class_weights, j, m):
-        # Eight lines of spread_line added as a binary tree.
-        return add(
-            add(
-                spread_pair(logits, class_weights, j, m),
-                spread_pair(logits, class_weights, j + 2 * line, m),
-            ),
-            add(
-                spread_pair(logits, class_weights, j + 4 * line, m),
-                spread_pair(logits, class_weights, j + 6 * line, m),
-            ),
-        )
-
     @compiled
     def spread_but_masked(logits, class_weights, n, maximum):
-        # The same where some classes are masked, or m - x_j is too large for a real: in float64,
-        # with a look at each.
+        # The spread of a block where some classes are masked, or m - x_j is too large for a real:
+        # in float64, with a look at each.
         none = zero_sums(zero)
         masked = broadcast(minus_infinity)
         m = sums_equal_to(maximum)
@@ -918,9 +959,19 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
             dot=dot, dot_lost=dot_lost, mass=mass, mass_lost=mass_lost, count=np.float64(count)
         )
 
+    @inlined
+    def spread_of(dot, dot_lost, logits, class_weights, n, maximum, mass):
+        # A block's spread, given the sum of w_j * (m - x_j) and that of the weights of all its
+        # classes.
+        if dot - dot != 0.0:
+            return spread_but_masked(logits, class_weights, n, maximum)
+        return BlockSpread(
+            dot=dot, dot_lost=dot_lost, mass=mass, mass_lost=0.0, count=np.float64(n)
+        )
+
     @compiled
     def block_spread(logits, class_weights, n, maximum, mass):
-        # `mass` is the sum of the weights of all n classes.
+        # The spread alone.
         m = broadcast(real(maximum))
         sums = zero_sums(zero)
         sums_lost = sums
@@ -936,9 +987,7 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
             sums = add_to_sums(sums, value)
             j += width
         total, lost = fold_line_sum(sums, sums_lost)
-        if total - total != 0.0:
-            return spread_but_masked(logits, class_weights, n, maximum)
-        return BlockSpread(dot=total, dot_lost=lost, mass=mass, mass_lost=0.0, count=np.float64(n))
+        return spread_of(total, lost, logits, class_weights, n, maximum, mass)
 
     @compiled
     def block_is_within(values, n, lowest, highest):
@@ -977,29 +1026,40 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
         prefetch_to_write(row)
         prefetch_to_write(row + n_bytes - 1)
 
-    @compiled
-    def block_softmax(logits, n, reference, scale, label, label_value, output, streams):
-        # output_j = scale * exp(x_j - m) / factor, but label_value at the label; a negative one is
-        # none. (Put there afterwards, it would wait for a line that has just been sent past the
-        # caches.)
+    @inlined
+    def write_softmax(
+        logits, n, reference, scale, spread, smoothed, label, label_value, output, streams
+    ):
         scales = broadcast(real(scale))
-        j = reals_to_line(output, n, streams)
-        if j > 0:
-            value = scaled_exponential(load_partial(logits, 0, j, zero), reference, scales)
-            if 0 <= label < j:
-                value = with_lane(value, label, real(label_value))
-            store_partial(output, 0, value, j)
-        while j + line <= n:
-            value = scaled_exponential(load(logits, j), reference, scales)
-            if j <= label < j + line:
+        spreads = broadcast(real(spread))
+        first = reals_to_line(output, n, streams)
+        j = 0
+        while j < n:
+            count = first if j < first else min(line, n - j)
+            value = scaled_exponential(load_up_to(logits, j, count, zero), reference, scales)
+            if smoothed:
+                value = subtract(value, spreads)
+            if j <= label < j + count:
                 value = with_lane(value, label - j, real(label_value))
-            store_line(output, j, value, streams)
-            j += line
-        if j < n:
-            value = scaled_exponential(load_partial(logits, j, n - j, zero), reference, scales)
-            if j <= label < n:
-                value = with_lane(value, label - j, real(label_value))
-            store_partial(output, j, value, n - j)
+            if count == line:
+                store_line(output, j, value, streams)
+            else:
+                store_partial(output, j, value, count)
+            j += count
+
+    @compiled
+    def block_softmax(logits, n, reference, scale, spread, label, label_value, output, streams):
+        # output_j = scale * exp(x_j - m) / factor - spread, but label_value at the label; a
+        # negative one is none. (Put there afterwards, it would wait for a line that has just been
+        # sent past the caches.)
+        if spread != 0.0:
+            write_softmax(
+                logits, n, reference, scale, spread, True, label, label_value, output, streams
+            )
+        else:
+            write_softmax(
+                logits, n, reference, scale, spread, False, label, label_value, output, streams
+            )
 
     def writing(values):
         # A function that writes n values; past the caches where the output `streams`, from its
@@ -1058,7 +1118,9 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
     def softmax_minus_target_values(values, j, n):
         measure = values.measure
         x = load_values(values.logits, j, n)
-        t = clear_equal(broadcast(values.spread), x, broadcast(minus_infinity))
+        t = broadcast(values.spread)
+        if measure.masked:
+            t = clear_equal(t, x, broadcast(minus_infinity))
         if measure.probs != 0:
             probs = load_values(pointer_at(measure.probs, zero), j, n)
             t = multiply_add(probs, broadcast(values.probs_scale), t)
@@ -1167,6 +1229,10 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
             value = multiply(value, load_values(pointer_at(measure.class_weights, zero), j, n))
         probs = load_values(pointer_at(measure.probs, zero), j, n)
         kept = clear_equal(value, probs, broadcast(zero))
+        kept = clear_equal(kept, broadcast(values.scale), broadcast(zero))
+        if measure.class_weights != 0:
+            weights = load_values(pointer_at(measure.class_weights, zero), j, n)
+            kept = clear_equal(kept, weights, broadcast(zero))
         return choose_equal(x, broadcast(minus_infinity), kept, value)
 
     write_label_gradient = writing(label_gradient_values)
@@ -1239,15 +1305,17 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
             for k in range(0, n, line):
                 x = load_up_to(row_block, k, n - k, minus_infinity)
                 count += count_equal(x, top.maximum)
-                d, _ = transformed_difference(x, top)
+                d = transformed_difference(x, top)
                 term = clear_equal(pair_term(d, reference), x, top.maximum)
                 sums_lost = add_lost(sums, term, sums_lost)
                 sums = add_to_sums(sums, term)
         total, lost = fold_line_sum(sums, sums_lost)
         above = (total + lost) * reference.factor + (np.float64(count) - 1.0)
-        # a row without a finite maximum has no count, and no softmax
-        y = above if above >= 0.0 else math.nan
-        return Softness(maximum=m, log_sum=math.log1p(y), scale=1.0 / (1.0 + y))
+        # a row without a finite maximum has no softmax
+        y = above if m - m == 0.0 and above >= 0.0 else math.nan
+        return Softness(
+            maximum=m, log_sum=math.log1p(y), scale=1.0 / (1.0 + y), others=y / (1.0 + y)
+        )
 
     @compiled
     def block_divergence(
@@ -1268,8 +1336,8 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
         for j in range(0, n, line):
             x = load_up_to(logits, j, n - j, minus_infinity)
             u = load_up_to(partners, j, n - j, minus_infinity)
-            below, _ = transformed_difference(x, top)
-            partner_below, _ = transformed_difference(u, partner_top)
+            below = transformed_difference(x, top)
+            partner_below = transformed_difference(u, partner_top)
             p = multiply(pair_term(below, reference), own_scale)
             q = multiply(pair_term(partner_below, reference), partner_scale)
             apart = exact_sum(partner_below.value, negate(below.value))
@@ -1289,7 +1357,12 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
             sums_lost = add_lost(sums, value, sums_lost)
             sums = add_to_sums(sums, value)
             if output != 0:
+                # where both have more than half, 1 - q - (1 - p) keeps the digits of confident rows
+                others = broadcast(real(partner.others - own.others))
                 gradient = choose_greater(near, size, multiply(q, subtract(curve, d)), difference)
+                gradient = choose_greater(
+                    p, near, choose_greater(q, near, others, gradient), gradient
+                )
                 place = pointer_at(output, zero)
                 store_partial(place, j, multiply(gradient, scale), min(line, n - j))
         total, lost = fold_line_sum(sums, sums_lost)
@@ -1322,6 +1395,7 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
         block_sum_with_tails=block_sum_with_tails,
         block_target=block_target,
         block_spread=block_spread,
+        block_sum_and_spread=block_sum_and_spread,
         block_is_within=block_is_within,
         block_softmax=block_softmax,
         block_softmax_minus_target=block_softmax_minus_target,

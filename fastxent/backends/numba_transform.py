@@ -25,7 +25,7 @@ from .numba_vectors import (
     choose_equal,
     choose_greater,
     compiled,
-    divide_pairs,
+    divide,
     exact_product,
     exact_sum,
     fma,
@@ -34,7 +34,9 @@ from .numba_vectors import (
     magnitude,
     multiply,
     multiply_add,
+    multiply_pairs,
     negate,
+    ordered_sum,
     shift_bits,
     subtract,
 )
@@ -43,8 +45,9 @@ from .numba_vectors import (
 class Transform(NamedTuple):
     divides: Any  # whether the temperature is not 1
     caps: Any
-    temperature: Any
+    inverse_temperature: Any  # a division takes as long as ten products
     cap: Any
+    inverse_cap: Any
 
 
 class TransformReference(NamedTuple):
@@ -98,6 +101,36 @@ def make_transforms(arithmetic: Any) -> SimpleNamespace:
         return Pair(value=broadcast(value), low=broadcast(real(number - np.float64(value))))
 
     @inlined
+    def inverse_of(number):
+        # 1 / number as a Pair, for a number that is not 0.
+        inverse = 1.0 / number
+        rest = fma(-inverse, number, 1.0) / number
+        value = real(inverse)
+        return Pair(
+            value=broadcast(value), low=broadcast(real((inverse - np.float64(value)) + rest))
+        )
+
+    @inlined
+    def invert_pair(a):
+        # 1 / a to twice the digits, for a far from 0 and infinity.
+        whole = broadcast(one)
+        inverse = divide(whole, a.value)
+        product = exact_product(inverse, a.value)
+        rest = subtract(
+            subtract(subtract(whole, product.value), product.low), multiply(inverse, a.low)
+        )
+        return Pair(value=inverse, low=multiply(inverse, rest))
+
+    @inlined
+    def make_transform(temperature, softcap):
+        cap = softcap if softcap != 0.0 else 1.0
+        return Transform(
+            divides=temperature != 1.0, caps=softcap != 0.0,
+            inverse_temperature=inverse_of(temperature), cap=pair_of(cap),
+            inverse_cap=inverse_of(cap),
+        )  # fmt: skip
+
+    @inlined
     def negative_power(n):
         # 2^-n for integers n from 0 to the exponent's offset - 1.
         return shift_bits(subtract(broadcast(power_rounder), n), mantissa_bits)
@@ -125,9 +158,9 @@ def make_transforms(arithmetic: Any) -> SimpleNamespace:
         for k in range(1, last_power - 3):
             series = multiply_add(series, r.value, broadcast(series_terms[k]))
         fourth = multiply(multiply(square.value, square.value), series)
-        first_sum = exact_sum(broadcast(one), r.value)
-        second_sum = exact_sum(first_sum.value, multiply(square.value, broadcast(half)))
-        third_sum = exact_sum(second_sum.value, third.value)
+        first_sum = ordered_sum(broadcast(one), r.value)
+        second_sum = ordered_sum(first_sum.value, multiply(square.value, broadcast(half)))
+        third_sum = ordered_sum(second_sum.value, third.value)
         low = add(
             add(
                 add(add(first_sum.low, second_sum.low), third_sum.low),
@@ -135,7 +168,7 @@ def make_transforms(arithmetic: Any) -> SimpleNamespace:
             ),
             add(third_low, fourth),
         )
-        total = exact_sum(third_sum.value, low)
+        total = ordered_sum(third_sum.value, low)
         # in two steps: 2^-n itself may be below the normal range
         part = subtract(add(multiply(n, broadcast(half)), to_integer), to_integer)
         scale = negative_power(part)
@@ -145,87 +178,93 @@ def make_transforms(arithmetic: Any) -> SimpleNamespace:
             low=multiply(multiply(total.low, scale), rest),
         )
 
-    @compiled
-    def cap_logits(x, cap):
-        # c tanh(x/c), and its derivative 1 - tanh^2.
+    @inlined
+    def cap_parts(x, transform):
+        # c tanh(x/c); q = e^(-2|x|/c) and 1 / (1 + q), from which its derivative follows.
         none = broadcast(zero)
         limit = broadcast(cap_limit)
-        ratio = divide_pairs(Pair(value=magnitude(x), low=none), cap)
+        ratio = multiply_pairs(Pair(value=magnitude(x), low=none), transform.inverse_cap)
         double_value = multiply(
             broadcast(two), choose_greater(limit, ratio.value, ratio.value, limit)
         )
         double_low = multiply(broadcast(two), choose_greater(limit, ratio.value, ratio.low, none))
         q = falling_exponential(Pair(value=double_value, low=double_low))
-        below = exact_sum(broadcast(one), negate(q.value))
-        above = exact_sum(broadcast(one), q.value)
-        above_low = add(above.low, q.low)
-        tangent = divide_pairs(
-            Pair(value=below.value, low=subtract(below.low, q.low)),
-            Pair(value=above.value, low=above_low),
-        )
-        capped = exact_product(cap.value, tangent.value)
-        low = add(
-            capped.low, add(multiply(cap.value, tangent.low), multiply(cap.low, tangent.value))
-        )
-        square = exact_product(above.value, above.value)
-        double = multiply(broadcast(two), above.value)
-        square_low = add(square.low, multiply(double, above_low))
-        slope = divide_pairs(
-            Pair(value=multiply(broadcast(four), q.value), low=multiply(broadcast(four), q.low)),
-            Pair(value=square.value, low=square_low),
-        )
+        below = ordered_sum(broadcast(one), negate(q.value))
+        above = ordered_sum(broadcast(one), q.value)
+        inverse = invert_pair(Pair(value=above.value, low=add(above.low, q.low)))
+        tangent = multiply_pairs(Pair(value=below.value, low=subtract(below.low, q.low)), inverse)
+        capped = multiply_pairs(transform.cap, tangent)
         signed = Pair(
             value=choose_greater(none, x, negate(capped.value), capped.value),
-            low=choose_greater(none, x, negate(low), low),
+            low=choose_greater(none, x, negate(capped.low), capped.low),
         )
-        return signed, slope
+        return signed, q, inverse
+
+    @compiled
+    def cap_logits(x, transform):
+        # c tanh(x/c)
+        return cap_parts(x, transform)[0]
+
+    @compiled
+    def cap_with_slope(x, transform):
+        # The same and its derivative 1 - tanh^2, which is 1 at a class that is masked.
+        masked = broadcast(minus_infinity)
+        capped, q, inverse = cap_parts(x, transform)
+        top = Pair(value=multiply(broadcast(four), q.value), low=multiply(broadcast(four), q.low))
+        slope = multiply_pairs(multiply_pairs(top, inverse), inverse)
+        return capped, Pair(
+            value=choose_equal(x, masked, broadcast(one), slope.value),
+            low=choose_equal(x, masked, broadcast(zero), slope.low),
+        )
 
     @inlined
     def transform_relative_to(maximum, temperature, softcap):
         m = broadcast(real(maximum))
-        cap = pair_of(softcap)
+        transform = make_transform(temperature, softcap)
         capped = Pair(value=broadcast(zero), low=broadcast(zero))
         if softcap != 0.0:
-            capped = cap_logits(m, cap)[0]
-        return TransformReference(
-            transform=Transform(
-                divides=temperature != 1.0, caps=softcap != 0.0, temperature=pair_of(temperature),
-                cap=cap,
-            ),
-            maximum=m,
-            capped=capped,
-        )  # fmt: skip
+            capped = cap_logits(m, transform)
+        return TransformReference(transform=transform, maximum=m, capped=capped)
 
     @inlined
-    def transformed_difference(x, reference):
-        # y(x) - y(m), and y'(x) T, which is 1 at a class that is masked.
+    def difference_of_capped(x, own, reference):
         none = broadcast(zero)
-        slope = Pair(value=broadcast(one), low=none)
-        if reference.transform.caps:
-            own, slope = cap_logits(x, reference.transform.cap)
-            other = reference.capped
-            whole = exact_sum(own.value, negate(other.value))
-            whole = exact_sum(whole.value, add(whole.low, subtract(own.low, other.low)))
-            difference = Pair(
-                value=choose_equal(x, reference.maximum, none, whole.value),
-                low=choose_equal(x, reference.maximum, none, whole.low),
-            )
-        else:
-            difference = exact_sum(x, negate(reference.maximum))
+        other = reference.capped
+        whole = exact_sum(own.value, negate(other.value))
+        whole = exact_sum(whole.value, add(whole.low, subtract(own.low, other.low)))
+        return Pair(
+            value=choose_equal(x, reference.maximum, none, whole.value),
+            low=choose_equal(x, reference.maximum, none, whole.low),
+        )
+
+    @inlined
+    def finished_difference(x, difference, reference):
         if reference.transform.divides:
-            difference = divide_pairs(difference, reference.transform.temperature)
+            difference = multiply_pairs(difference, reference.transform.inverse_temperature)
         # x - x: 0, or NaN for what is not finite
         masked = broadcast(minus_infinity)
         value = add(difference.value, subtract(x, x))
-        difference = Pair(
+        return Pair(
             value=choose_equal(x, masked, x, value),
-            low=choose_equal(x, masked, none, difference.low),
+            low=choose_equal(x, masked, broadcast(zero), difference.low),
         )
-        slope = Pair(
-            value=choose_equal(x, masked, broadcast(one), slope.value),
-            low=choose_equal(x, masked, none, slope.low),
-        )
-        return difference, slope
+
+    @inlined
+    def transformed_difference(x, reference):
+        # y(x) - y(m)
+        if reference.transform.caps:
+            own = cap_logits(x, reference.transform)
+            difference = difference_of_capped(x, own, reference)
+        else:
+            difference = exact_sum(x, negate(reference.maximum))
+        return finished_difference(x, difference, reference)
+
+    @inlined
+    def difference_with_slope(x, reference):
+        # The same with a cap, and y'(x) T.
+        own, slope = cap_with_slope(x, reference.transform)
+        difference = difference_of_capped(x, own, reference)
+        return finished_difference(x, difference, reference), slope
 
     @compiled
     def transformed_gap(x, m, temperature, softcap):
@@ -242,7 +281,7 @@ def make_transforms(arithmetic: Any) -> SimpleNamespace:
         if x - x != 0.0 or m - m != 0.0:
             return Gap(value=x - m, low=0.0)
         reference = transform_relative_to(m, temperature, softcap)
-        found = transformed_difference(broadcast(real(x)), reference)[0]
+        found = transformed_difference(broadcast(real(x)), reference)
         return Gap(value=np.float64(lane(found.value, 0)), low=np.float64(lane(found.low, 0)))
 
     @compiled
@@ -252,13 +291,14 @@ def make_transforms(arithmetic: Any) -> SimpleNamespace:
             return x
         if softcap == 0.0:
             return x / temperature
-        capped = cap_logits(broadcast(real(x)), pair_of(softcap))[0]
+        capped = cap_logits(broadcast(real(x)), make_transform(temperature, softcap))
         value = np.float64(lane(capped.value, 0))
         return (value + np.float64(lane(capped.low, 0))) / temperature
 
     return SimpleNamespace(
         transform_relative_to=transform_relative_to,
         transformed_difference=transformed_difference,
+        difference_with_slope=difference_with_slope,
         transformed_gap=transformed_gap,
         transformed_value=transformed_value,
     )

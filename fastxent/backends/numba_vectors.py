@@ -641,27 +641,30 @@ def _if_finite(builder: Any, value: Any) -> Any:
 
 def _product_error(builder: Any, a: Any, b: Any) -> tuple[Any, Any]:
     product = builder.fmul(a, b)
-    return product, _if_finite(builder, _multiply_add(builder, a, b, builder.fneg(product)))
+    return product, _multiply_add(builder, a, b, builder.fneg(product))
 
 
-def _quotient_error(builder: Any, a: Any, b: Any) -> tuple[Any, Any]:
+def _ordered_sum_error(builder: Any, a: Any, b: Any) -> tuple[Any, Any]:
+    total = builder.fadd(a, b)
+    return total, builder.fsub(b, builder.fsub(total, a))
+
+
+def _pair_product(builder: Any, a: Any, b: Any) -> tuple[Any, Any]:
     a_value, a_low = a
     b_value, b_low = b
-    quotient = builder.fdiv(a_value, b_value)
-    product, product_low = _product_error(builder, quotient, b_value)
-    remainder = builder.fadd(
-        builder.fsub(builder.fsub(a_value, product), product_low),
-        builder.fsub(a_low, builder.fmul(quotient, b_low)),
-    )
-    return quotient, _if_finite(builder, builder.fdiv(remainder, b_value))
+    product, product_low = _product_error(builder, a_value, b_value)
+    crossed = _multiply_add(builder, a_value, b_low, builder.fmul(a_low, b_value))
+    return product, _if_finite(builder, builder.fadd(product_low, crossed))
 
 
 # a + b exactly (Knuth); nothing is lost of a sum that is not finite.
 exact_sum = _pairing(_sum_error)
-# a * b exactly, unless what is lost is below the normal range.
+# The same for finite |a| >= |b| (Dekker).
+ordered_sum = _pairing(_ordered_sum_error)
+# a * b exactly, unless it is infinite or what is lost is below the normal range.
 exact_product = _pairing(_product_error)
-# a / b, of Pairs, to twice the digits.
-divide_pairs = _pairing(_quotient_error)
+# a * b, of Pairs, to twice the digits; what is not finite has no low part.
+multiply_pairs = _pairing(_pair_product)
 
 
 def _half(builder: Any, line: Any, first: int, lanes: int) -> Any:
