@@ -42,9 +42,9 @@ from primitives cimport (
 from primitives cimport (
     BLOCK, Block, BlockSpread, BlockSum, BlockTarget, Context, Gap, Measure, Reference, Softness,
     Transformed, balancing_exponent, block_divergence, block_expectation, block_hessian,
-    block_hessian_product, block_is_within, block_label_gradient, block_log_softmax,
-    block_maximum, block_softmax, block_softmax_minus_target, block_spread, block_sum,
-    block_sum_and_spread, block_sum_with_tails, block_target, element_size, finish_streams, first_equal, load_block,
+    block_hessian_product, block_is_within, block_label_gradient, block_log_softmax, block_maximum,
+    block_softmax, block_softmax_minus_target, block_spread, block_sum, block_sum_and_spread,
+    block_sum_with_tails, block_target, element_size, finish_streams, first_equal, load_block,
     load_element, open_block, output_block, prefetch_ends, real, reference_at, row_softness,
     shift_block, shift_exponent, store_block, store_element, transform_block, transformed_gap,
     transformed_value,
