@@ -600,7 +600,10 @@ cdef void write_output(
     cdef double mass, mass_lost, scale
     cdef int64_t label = -1
     cdef int exponent, shift
-    cdef bint masked = state.n_unmasked != <double>context.n_classes
+    # (a shard does not know how many of the classes that are not masked are its own)
+    cdef bint masked = (
+        state.n_unmasked != <double>context.n_classes or context.n_labels != context.n_classes
+    )
     cdef bint streams, is_plain
     # (without mass the loss is 0, but not its slope by a probability)
     if is_nothing(context, share, state) and context.output_kind != OUTPUT_LABEL_GRADIENT:

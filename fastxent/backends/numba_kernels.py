@@ -746,7 +746,10 @@ def make_kernels(real_bits: int, has_options: bool) -> dict[str, Callable[..., N
         label_value = 0.0
         mean = 0.0
         label = -1
-        masked = state.n_unmasked != float(context.n_classes)
+        # (a shard does not know how many of the classes that are not masked are its own)
+        masked = (
+            state.n_unmasked != float(context.n_classes) or context.n_labels != context.n_classes
+        )
         # (without mass the loss is 0, but not its slope by a probability)
         if is_nothing(context, share, state) and context.output_kind != OUTPUT_LABEL_GRADIENT:
             write_zeros(context, i, start, stop)
