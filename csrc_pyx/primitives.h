@@ -956,7 +956,7 @@ typedef struct {
 static inline vec hessian_product_values(const void *closure, int64_t j, int64_t n) {
   const ProductValues *with = (const ProductValues *)closure;
   const vec p = measure_term(&with->measured, load_values(with->measured.logits, j, n), j, n);
-  return p * (load_values(with->vectors, j, n) - with->mean);
+  return keep(p != broadcast(0), p * (load_values(with->vectors, j, n) - with->mean));
 }
 
 /* output_j = scale * exp(x_j - m) / factor * (v_j - mean) */
@@ -968,7 +968,7 @@ static inline void block_hessian_product(const real *logits, const real *vectors
   write_values(output, n, streams, hessian_product_values, &with);
 }
 
-/* The sum of exp(x_j - m) / factor * v_j, with v_j = m - x_j where there are no vectors. A class
+/* The sum of exp(x_j - m) * v_j, with v_j = m - x_j where there are no vectors. A class
  * without probability adds nothing. */
 static inline double block_expectation(const real *logits, const real *tails, const real *vectors,
                                        int64_t n, Reference reference) {
@@ -984,11 +984,12 @@ static inline double block_expectation(const real *logits, const real *tails, co
       Reduced reduced = reduce(x, &reference, &table);
       if (tails) reduced = with_tail(reduced, load_values(tails, first, count));
       const vec v = vectors ? load_values(vectors, first, count) : m - x;
-      const vec term = put_together(reduced);
+      /* the factor first: a term as it is may be 2^SPARE_EXPONENT too large for its product */
+      const vec term = put_together(reduced) * broadcast((real)reference.factor);
       line_sum_add(&sums, c, keep(term != broadcast(0), term * v));
     }
   const LineTotal sum = line_sum_total(&sums);
-  return (sum.total + sum.lost) * reference.factor;
+  return sum.total - sum.total == 0 ? sum.total + sum.lost : sum.total;
 }
 
 typedef struct {

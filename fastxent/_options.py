@@ -52,7 +52,9 @@ def asked_for(
         and _is(label_smoothing, 0.0)
         and _is(temperature, 1.0)
         and _is(z_loss, 0.0)
+        and type(mean_over) is str
         and mean_over == "weight"
+        and type(empty) is str
         and empty == "nan"
     ):
         return None
@@ -138,13 +140,15 @@ def _number(
     if type(value) is float:
         number = value
     else:
-        is_array = isinstance(value, np.ndarray) and value.ndim == 0
+        is_array = isinstance(value, np.ndarray) and value.ndim == 0 and value.dtype.kind in "fiu"
         is_number = isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_)
         if not (is_number or is_array):
             raise TypeError(f"{name} must be a number, not {value!r}{advice}")
         try:
             number = float(value)
-        except (TypeError, ValueError, OverflowError):
+        except OverflowError:
+            number = math.inf
+        except (TypeError, ValueError):
             raise TypeError(f"{name} must be a number, not {value!r}{advice}") from None
     inside = least < number < most if open_ends else least <= number <= most
     if not inside:
@@ -160,17 +164,17 @@ def _weights(value: Any, name: str, shape: tuple[int, ...], meaning: str) -> Arr
     if array.shape != shape:
         raise ValueError(f"{name} has shape {array.shape}; it must have {shape}, {meaning}")
     try:
-        wide = np.ascontiguousarray(array, np.float64)
+        # a copy: `out` may lie where the weights lie, and a state keeps them
+        wide = np.array(array, np.float64, order="C", copy=True)
     except (TypeError, ValueError):
         raise TypeError(f"{name} must hold real numbers, not {array.dtype.name}") from None
-    wrong = ~((wide >= 0) & (wide < np.inf))
+    wrong = ~((wide >= 0) & (wide <= _LARGEST))
     if wrong.any():
         place = np.unravel_index(int(wrong.argmax()), shape)
         where = ", ".join(str(int(k)) for k in place)
         raise ValueError(
-            f"{name}[{where}] is {wide[place]}; weights must be finite and not negative"
-            if shape
-            else f"{name} is {wide[()]}; weights must be finite and not negative"
+            f"{name}{f'[{where}]' if shape else ''} is {wide[place]}; weights must be from 0 to "
+            f"{_LARGEST:g}"
         )
     return wide
 
@@ -178,16 +182,7 @@ def _weights(value: Any, name: str, shape: tuple[int, ...], meaning: str) -> Arr
 def class_weights(value: Any, n_classes: int, logits: np.dtype[Any]) -> Array:
     """A weight for every class, in the type of the arithmetic."""
     wide = _weights(value, "class_weight", (n_classes,), "one weight for every class")
-    if logits == np.float64:
-        return wide
-    largest = float(np.finfo(np.float32).max)
-    if wide.size and wide.max() > largest:
-        j = int(wide.argmax())
-        raise ValueError(
-            f"class_weight[{j}] is {wide[j]}; with {logits.name} logits weights must be at most "
-            f"{largest:.3g}"
-        )
-    return wide.astype(np.float32)
+    return wide if logits.type is np.float64 else wide.astype(np.float32)
 
 
 def sample_weights(value: Any, batch: tuple[int, ...]) -> Array:

@@ -38,8 +38,8 @@ def make_target(
         )
     if ignored is not None:
         raise ValueError(
-            "ignore_index goes with integer labels; a row of probabilities that are all 0 has loss "
-            "and gradient 0, but counts in a mean: use reduction='sum' and divide yourself"
+            "ignore_index goes with integer labels; with probabilities pass sample_weight, 0 for "
+            "the rows to leave out"
         )
     return _probs_target(array, logits, axis), None
 

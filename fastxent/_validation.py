@@ -27,10 +27,13 @@ def as_array(value: object, name: str) -> Array:
     if type(value) is np.ndarray:
         return value
     if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(
-            f"{name} is a masked array, whose mask would be lost; fill it: logits.filled(-np.inf) "
-            "masks classes, labels.filled(-100) with ignore_index=-100 leaves rows out"
+        advice = (
+            "logits.filled(-np.inf) masks classes, labels.filled(-100) with ignore_index=-100 "
+            "leaves rows out"
         )
+        if name.endswith("weight"):
+            advice = f"{name}.filled(0) leaves out what is masked"
+        raise TypeError(f"{name} is a masked array, whose mask would be lost; fill it: {advice}")
     if isinstance(value, np.ndarray):
         return np.asarray(value)  # a subclass may index and reshape by rules of its own
     if value is None:

@@ -55,14 +55,15 @@ def cross_entropy(
     axis : int
         The class axis of `logits`.
     class_weight : array (n_classes,), optional
-        Finite and not negative; computed with in float64 for float64 logits, else in float32.
+        From 0 to 1e30; computed with in float64 for float64 logits, else in float32.
     sample_weight : array of `logits`' shape without the class axis, optional
-        Finite and not negative. A row of weight 0 adds nothing, whatever its logits.
+        From 0 to 1e30. A row of weight 0 adds nothing, whatever its logits.
     label_smoothing : float
         From 0 to 1.
     ignore_index : int, optional
         Rows with this label add nothing, whatever their logits. By default none does (PyTorch
-        ignores -100). Rows of probabilities that are all 0 add nothing either.
+        ignores -100). Rows of probabilities that are all 0 add nothing either, without
+        label_smoothing and z_loss.
     temperature : float
         What the logits are divided by, above 0. The gradient has the factor 1 / temperature.
     softcap : float, optional
@@ -158,6 +159,8 @@ def cross_entropy_with_grad(
 
         grad_j = sample_weight * ((A + 2 * z_loss * logsumexp(y)) * p_j - t_j) * dy_j/dx_j
         dy/dx  = (1 - tanh(x / softcap)^2) / temperature
+
+    A logit of -inf is not capped: its factor is 1 / temperature.
 
     The gradient is that of exactly what is returned: with reduction="mean" it carries the
     division, with "none" row i holds the gradient of loss i.

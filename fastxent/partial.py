@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from typing import Any, Final
 
@@ -47,6 +48,7 @@ class PartialState:
     numbers: Array  # float64 (n_rows, STATE_SIZE): the kernels' state of each row
     shape: tuple[int, ...]  # of the batch
     dtype: str  # of the arithmetic: float32 or float64
+    classes: tuple[tuple[int, int], ...]  # first and one past the last of each shard, in order
     has_probs: bool
     ignored: Array  # which rows are ignored
     sample_weight: Array | None  # float64, one a row
@@ -149,6 +151,7 @@ def partial(
         numbers=np.ascontiguousarray(states[:, 0, :]),
         shape=batch.shape,
         dtype=np.dtype(result_dtype(batch.logits)).name,
+        classes=((options.class_offset, options.class_offset + n_classes),),
         has_probs=batch.has_probs,
         ignored=batch.ignored,
         sample_weight=options.row_weights,
@@ -177,7 +180,7 @@ def merge(*states: PartialState) -> PartialState:
     TypeError
         Something that is not a PartialState, or no state at all.
     ValueError
-        States of other rows or options, or two that both hold a row's label.
+        States of other rows or options, or of shards that overlap.
 
     Examples
     --------
@@ -200,15 +203,16 @@ def merge(*states: PartialState) -> PartialState:
     for k, state in enumerate(states[1:], 1):
         _check_alike(first, state, k)
     numbers = np.ascontiguousarray(np.stack([state.numbers for state in states], axis=1))
-    doubled = numbers[:, :, _LABEL_COUNT].sum(axis=1) > 1
-    if doubled.any():
-        row = int(doubled.argmax())
-        raise ValueError(
-            f"the label of row {row} is in more than one of the states: the shards overlap, or one "
-            "was merged twice; check class_offset"
-        )
+    classes = tuple(sorted(span for state in states for span in state.classes))
+    for (_, stop), (start, _) in itertools.pairwise(classes):
+        if start < stop:
+            raise ValueError(
+                f"class {start} is in more than one of the states: the shards overlap, or one was "
+                "merged twice; check class_offset"
+            )
     _run(first, "merge", numbers)
-    return dataclasses.replace(first, numbers=np.ascontiguousarray(numbers[:, 0, :]))
+    merged = np.ascontiguousarray(numbers[:, 0, :])
+    return dataclasses.replace(first, numbers=merged, classes=classes)
 
 
 def finish(
@@ -247,9 +251,9 @@ def finish(
     1.386294
     """
     asked = _finishing(state, reduction, normalizer, mean_over, empty)
+    denominator = _denominator(state, asked, reduction)
     losses = np.empty(state.shape, state.dtype) if reduction == "none" else None
     _, total = _run(state, "finish", np.ascontiguousarray(state.numbers[:, None, :]), losses)
-    denominator = _denominator(state, asked)
     return reduced(losses, (-1, denominator, total), reduction, empty, normalizer is not None)
 
 
@@ -309,27 +313,40 @@ def finish_grad(
         temperature=state.temperature, softcap=state.softcap, z_loss=state.z_loss,
     )  # fmt: skip
     batch = Batch(logits, labels, axis, state.backend, n_threads, ignore_index, given, "none")
-    if batch.shape != state.shape or batch.has_probs != state.has_probs:
+    if batch.shape != state.shape:
         raise ValueError(
-            f"logits of shape {batch.logits.shape} with their labels do not fit the state, which "
-            f"is of rows of shape {state.shape}; pass a shard as it was given to partial"
+            f"logits of shape {batch.logits.shape} do not fit the state, which is of rows of shape "
+            f"{state.shape}; pass a shard as it was given to partial"
+        )
+    if batch.has_probs != state.has_probs:
+        kinds = ("class indices", "probabilities")
+        raise ValueError(
+            f"labels are {kinds[batch.has_probs]}, but the state was computed from "
+            f"{kinds[state.has_probs]}; pass the labels as they were given to partial"
         )
     if np.dtype(result_dtype(batch.logits)).name != state.dtype:
         raise TypeError(
             f"logits are {batch.logits.dtype.name}, but the state was computed in {state.dtype}; "
             "pass the shard as it was given to partial"
         )
-    n_segments = -(-batch.logits.shape[batch.axis] // SEGMENT)
+    n_classes = batch.logits.shape[batch.axis]
+    n_segments = -(-n_classes // SEGMENT)
     states = np.zeros((math.prod(state.shape), n_segments, STATE_SIZE))
     states[:, 0, :] = state.numbers
-    denominator = 1.0 if reduction == "none" else _denominator(state, asked)
-    if reduction == "sum" and normalizer is None:
+    denominator = _denominator(state, asked, reduction)
+    if reduction != "mean" and normalizer is None:
         denominator = 1.0
     if denominator == 0:
         reduced(None, (-1, denominator, 0.0), reduction, empty)  # refused, if that is asked for
     options = _shard_options(batch, class_offset, states)._replace(
         row_weights=state.sample_weight, denominator=denominator
     )
+    span = (options.class_offset, options.class_offset + n_classes)
+    if span not in state.classes:
+        raise ValueError(
+            f"the shard holds classes {span[0]} to {span[1] - 1}, which is none of the shards that "
+            "were merged; check class_offset, and pass a shard as it was given to partial"
+        )
     gradient: Any = batch.evaluate("mean", OUTPUT_GRADIENT, out, "write", options)[1]
     result: Array = gradient
     return result
@@ -382,11 +399,11 @@ def _finishing(
     return Asked(normalizer=normalizer, mean_over=mean_over, empty=empty)
 
 
-def _denominator(state: PartialState, asked: Asked) -> float:
+def _denominator(state: PartialState, asked: Asked, reduction: str) -> float:
     """What a mean divides by: as `cross_entropy` has it."""
     valid = ~state.ignored.reshape(-1)
     given, weighs = denominator_of(
-        asked, state.sample_weight, valid.size, not state.has_probs, "mean"
+        asked, state.sample_weight, valid.size, not state.has_probs, reduction
     )
     if given >= 0:
         return given

@@ -223,6 +223,29 @@ def test_options_go_with_every_axis_and_layout(backend: str) -> None:
             assert same_bits(np.moveaxis(other[1], 1, -1).reshape(rows.shape), gradient)
 
 
+def test_weights_may_lie_where_the_output_goes(backend: str) -> None:
+    shared = np.zeros((6, 5))
+    views = {"class_weight": shared[0], "sample_weight": shared.reshape(-1)[5:11]}
+    views["class_weight"][:] = CLASS_WEIGHT
+    views["sample_weight"][:] = SAMPLE_WEIGHT
+    weights = {"class_weight": CLASS_WEIGHT, "sample_weight": SAMPLE_WEIGHT}
+    want = fastxent.cross_entropy_with_grad(LOGITS, LABELS, backend=backend, **weights)
+    got = fastxent.cross_entropy_with_grad(LOGITS, LABELS, out=shared, backend=backend, **views)
+    assert same_bits(got[0], want[0])
+    assert same_bits(got[1], want[1])
+
+
+def test_class_weights_go_with_either_byte_order(backend: str) -> None:
+    for code in ("f4", "f8"):
+        native = LOGITS.astype(code)
+        swapped = native.astype(f">{code}")
+        losses = [
+            fastxent.cross_entropy(each, LABELS, class_weight=CLASS_WEIGHT, backend=backend)
+            for each in (native, swapped)
+        ]
+        assert losses[0] == losses[1]
+
+
 def wrong(**options: Any) -> Callable[[], Any]:
     return lambda: fastxent.cross_entropy(LOGITS, LABELS, **options)
 
@@ -267,13 +290,18 @@ WRONG: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "sample weight infinite": (
         wrong(sample_weight=[1, 1, 1, 1, np.inf, 1]), ValueError, r"sample_weight\[4\] is inf",
     ),
-    "class weight beyond float32": (
-        lambda: fastxent.cross_entropy(
-            LOGITS.astype(np.float32), LABELS, class_weight=[1, 1e39, 1, 1, 1]
-        ),
+    "class weight too large": (
+        wrong(class_weight=[1, 1e39, 1, 1, 1]),
         ValueError,
-        r"class_weight\[1\] is 1e\+39.*float32",
+        r"class_weight\[1\] is 1e\+39.*1e\+30",
     ),
+    "mean_over as an array": (wrong(mean_over=np.array(["rows", "rows"])), ValueError, "mean_over"),
+    "smoothing as an array of text": (
+        wrong(label_smoothing=np.array("0.1")),
+        TypeError,
+        "label_smoothing",
+    ),
+    "a normalizer beyond all floats": (wrong(normalizer=10**400), ValueError, "normalizer"),
     "ignore_index with probabilities": (
         lambda: fastxent.cross_entropy(LOGITS, PROBS, ignore_index=-100, label_smoothing=0.1),
         ValueError,

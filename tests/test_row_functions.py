@@ -263,6 +263,21 @@ WRONG: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         lambda: fastxent.merge(state(), state(sample_weight=np.ones(4))), ValueError,
         "sample_weight",
     ),
+    "a normalizer without a sum": (
+        lambda: fastxent.finish(state(), reduction="none", normalizer=3.0),
+        ValueError,
+        "normalizer.*reduction='none'",
+    ),
+    "a shard at another offset": (
+        lambda: fastxent.finish_grad(state(), LOGITS, LABELS, class_offset=2),
+        ValueError,
+        "classes 2 to 7.*none of the shards",
+    ),
+    "labels of another kind": (
+        lambda: fastxent.finish_grad(state(), LOGITS, random_probs((4, 6), np.float64)),
+        ValueError,
+        "labels are probabilities.*class indices",
+    ),
     "a label nowhere": (
         lambda: fastxent.finish(fastxent.partial(LOGITS[:, :3], LABELS)), ValueError, "row 1.*none",
     ),
@@ -312,6 +327,23 @@ def test_a_wrong_argument_is_one_clear_error(
     call, error, message = case
     with pytest.raises(error, match=message):
         call()
+
+
+def test_a_state_keeps_its_weights_whatever_becomes_of_theirs() -> None:
+    weights = np.array([1.0, 2.0, 3.0, 4.0])
+    kept = fastxent.partial(LOGITS, LABELS, sample_weight=weights)
+    before = fastxent.finish(kept)
+    weights[:] = 0
+    assert fastxent.finish(kept) == before
+
+
+def test_a_product_with_large_vectors_is_not_lost(backend: str) -> None:
+    for dtype, size in ((np.float32, 1e30), (np.float64, 1e300)):
+        vectors = np.array([[size, -size]], dtype)
+        product = fastxent.cross_entropy_hvp(
+            np.zeros((1, 2), dtype), np.array([0]), vectors, backend=backend
+        )
+        np.testing.assert_allclose(product, vectors / 2, rtol=1e-6)
 
 
 def test_empty_batches_go_through_everything(backend: str) -> None:

@@ -1180,7 +1180,9 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
     def hessian_product_values(values, j, n):
         measured = values.measured
         p = measure_term(measured, load_values(measured.logits, j, n), j, n)
-        return multiply(p, subtract(load_values(values.vectors, j, n), broadcast(values.mean)))
+        vectors = load_values(values.vectors, j, n)
+        value = multiply(p, subtract(vectors, broadcast(values.mean)))
+        return clear_equal(value, p, broadcast(zero))
 
     write_hessian_product = writing(hessian_product_values)
 
@@ -1198,8 +1200,8 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
 
     @compiled
     def block_expectation(logits, tails, vectors, n, reference):
-        # The sum of exp(x_j - m) / factor * v_j, with v_j = m - x_j where there are no vectors. A
-        # class without probability adds nothing.
+        # The sum of exp(x_j - m) * v_j, with v_j = m - x_j where there are no vectors. A class
+        # without probability adds nothing.
         m = broadcast(reference.maximum)
         sums = zero_sums(zero)
         sums_lost = sums
@@ -1212,12 +1214,13 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
             v = subtract(m, x)
             if vectors != 0:
                 v = load_values(pointer_at(vectors, zero), j, n - j)
-            term = put_together(reduced)
+            # the factor first: a term as it is may be 2^spare_exponent too large for its product
+            term = multiply(put_together(reduced), broadcast(real(reference.factor)))
             value = clear_equal(multiply(term, v), term, broadcast(zero))
             sums_lost = add_lost(sums, value, sums_lost)
             sums = add_to_sums(sums, value)
         total, lost = fold_line_sum(sums, sums_lost)
-        return (total + lost) * reference.factor
+        return total + lost
 
     @inlined
     def label_gradient_values(values, j, n):
