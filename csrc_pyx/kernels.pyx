@@ -592,6 +592,7 @@ cdef void write_output(
     cdef double log_sum = log_sum_exp(state)
     cdef Share share = share_of(context, i, state)
     cdef Total total = measured_total(context, share, state, log_sum)
+    cdef Total product
     cdef Reference reference = reference_at(0.0 if context.transforms != 0 else state.maximum)
     cdef double output_scale = context.output_scale * share.weight
     cdef double maximum = state.maximum
@@ -623,10 +624,14 @@ cdef void write_output(
     elif total.value == 1.0 and total.value_lost == 0.0:
         scale = output_scale * softmax_scale(state, reference.factor, 1.0, 0.0)
     else:
-        # The total as mass * 2^exponent: times the factor a tiny one would be subnormal.
-        mass = frexp(total.value, &exponent)
-        mass_lost = ldexp(total.value_lost, -exponent)
-        scale = output_scale * softmax_scale(state, reference.factor, mass, mass_lost)
+        # The total, output_scale included, as mass * 2^exponent: times the factor a tiny one would
+        # be subnormal.
+        product = with_part(
+            Total(value=0.0, value_lost=0.0), output_scale, total.value, total.value_lost
+        )
+        mass = frexp(product.value, &exponent)
+        mass_lost = ldexp(product.value_lost, -exponent)
+        scale = softmax_scale(state, reference.factor, mass, mass_lost)
         shift = balancing_exponent(scale, exponent)
         reference = shift_exponent(reference, shift)
         scale = ldexp(scale, exponent + shift)

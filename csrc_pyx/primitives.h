@@ -984,12 +984,14 @@ static inline double block_expectation(const real *logits, const real *tails, co
       Reduced reduced = reduce(x, &reference, &table);
       if (tails) reduced = with_tail(reduced, load_values(tails, first, count));
       const vec v = vectors ? load_values(vectors, first, count) : m - x;
-      /* the factor first: a term as it is may be 2^SPARE_EXPONENT too large for its product */
-      const vec term = put_together(reduced) * broadcast((real)reference.factor);
+      /* 2^SPARE_EXPONENT too large, which keeps small terms' digits and is too much for vectors */
+      const vec term = vectors ? put_together(reduced) * broadcast((real)reference.factor)
+                               : put_together(reduced);
       line_sum_add(&sums, c, keep(term != broadcast(0), term * v));
     }
   const LineTotal sum = line_sum_total(&sums);
-  return sum.total - sum.total == 0 ? sum.total + sum.lost : sum.total;
+  const double total = sum.total - sum.total == 0 ? sum.total + sum.lost : sum.total;
+  return vectors ? total : total * reference.factor;
 }
 
 typedef struct {

@@ -768,10 +768,14 @@ def make_kernels(real_bits: int, has_options: bool) -> dict[str, Callable[..., N
         elif total.value == 1.0 and total.value_lost == 0.0:
             scale = output_scale * softmax_scale(state, reference.factor, 1.0, 0.0)
         else:
-            # The total as mass * 2^exponent: times the factor a tiny one would be subnormal.
-            mass, exponent = frexp(total.value)
-            mass_lost = ldexp(total.value_lost, -exponent)
-            scale = output_scale * softmax_scale(state, reference.factor, mass, mass_lost)
+            # The total, output_scale included, as mass * 2^exponent: times the factor a tiny one
+            # would be subnormal.
+            product = with_part(
+                Total(value=0.0, value_lost=0.0), output_scale, total.value, total.value_lost
+            )
+            mass, exponent = frexp(product.value)
+            mass_lost = ldexp(product.value_lost, -exponent)
+            scale = softmax_scale(state, reference.factor, mass, mass_lost)
             shift = balancing_exponent(scale, exponent)
             reference = shift_exponent(reference, shift)
             scale = ldexp(scale, exponent + shift)

@@ -1214,13 +1214,17 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
             v = subtract(m, x)
             if vectors != 0:
                 v = load_values(pointer_at(vectors, zero), j, n - j)
-            # the factor first: a term as it is may be 2^spare_exponent too large for its product
-            term = multiply(put_together(reduced), broadcast(real(reference.factor)))
+            # 2^spare_exponent too large, which keeps small terms' digits and is too much for vectors
+            term = put_together(reduced)
+            if vectors != 0:
+                term = multiply(term, broadcast(real(reference.factor)))
             value = clear_equal(multiply(term, v), term, broadcast(zero))
             sums_lost = add_lost(sums, value, sums_lost)
             sums = add_to_sums(sums, value)
         total, lost = fold_line_sum(sums, sums_lost)
-        return total + lost
+        if vectors != 0:
+            return total + lost
+        return (total + lost) * reference.factor
 
     @inlined
     def label_gradient_values(values, j, n):
