@@ -1214,7 +1214,7 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
             v = subtract(m, x)
             if vectors != 0:
                 v = load_values(pointer_at(vectors, zero), j, n - j)
-            # 2^spare_exponent too large, which keeps small terms' digits and is too much for vectors
+            # 2^spare_exponent too large, which keeps small terms' digits, but not for vectors
             term = put_together(reduced)
             if vectors != 0:
                 term = multiply(term, broadcast(real(reference.factor)))
