@@ -8,6 +8,7 @@ the one that is written. LLVM splits a vector that is wider than the machine's r
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
@@ -477,6 +478,9 @@ def add_bits(typingctx: Any, a: Any, b: Any) -> Any:
     return a(a, b), codegen
 
 
+_IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
+
+
 def _has_feature(name: str) -> bool:
     """Whether code is compiled for a CPU that has it (NUMBA_CPU_FEATURES may take it away)."""
     _, _, features = cpu_target.target_context.codegen().magic_tuple()
@@ -815,7 +819,14 @@ def stack_buffer(size: int) -> Any:
 # ---- floats in memory, other than those that are computed with ----
 
 
+def _converts_float16() -> bool:
+    """Whether LLVM has instructions for it; before F16C it calls functions that are not there."""
+    return not _IS_X86 or _has_feature("f16c")
+
+
 def _widen_float16(builder: Any, bits: Any, lanes: int) -> Any:
+    if not _converts_float16():
+        return _widen_float16_by_integers(builder, bits, lanes)
     halves = builder.bitcast(bits, ir.VectorType(ir.HalfType(), lanes))
     return builder.fpext(halves, _vector_type(types.float32, lanes))
 
@@ -835,8 +846,53 @@ def _widen_float64(builder: Any, bits: Any, lanes: int) -> Any:
 
 
 def _narrow_float16(builder: Any, line: Any, lanes: int) -> Any:
+    if not _converts_float16():
+        return _narrow_float16_by_integers(builder, line, lanes)
     halves = builder.fptrunc(line, ir.VectorType(ir.HalfType(), lanes))
     return builder.bitcast(halves, ir.VectorType(ir.IntType(16), lanes))
+
+
+def _widen_float16_by_integers(builder: Any, bits: Any, lanes: int) -> Any:
+    integers, floats = ir.VectorType(_INT32, lanes), _vector_type(types.float32, lanes)
+
+    def constant(value: int) -> Any:
+        return ir.Constant(integers, [value] * lanes)
+
+    wide = builder.zext(bits, integers)
+    magnitude = builder.and_(wide, constant(0x7FFF))
+    moved = builder.shl(magnitude, constant(13))
+    # Exponent and mantissa land 112 too low; the product is exact, subnormals included.
+    scale = ir.Constant(floats, [2.0**112] * lanes)
+    finite = builder.bitcast(builder.fmul(builder.bitcast(moved, floats), scale), integers)
+    special = builder.or_(moved, constant(0x7F800000))
+    is_finite = builder.icmp_unsigned("<", magnitude, constant(0x7C00))
+    sign = builder.shl(builder.and_(wide, constant(0x8000)), constant(16))
+    return builder.bitcast(builder.or_(sign, builder.select(is_finite, finite, special)), floats)
+
+
+def _narrow_float16_by_integers(builder: Any, line: Any, lanes: int) -> Any:
+    integers, floats = ir.VectorType(_INT32, lanes), _vector_type(types.float32, lanes)
+
+    def constant(value: int) -> Any:
+        return ir.Constant(integers, [value] * lanes)
+
+    bits = builder.bitcast(line, integers)
+    magnitude = builder.and_(bits, constant(0x7FFFFFFF))
+    # Subnormal: adding 0.5 leaves the result, rounded to even, in the low bits.
+    half = ir.Constant(floats, [0.5] * lanes)
+    shifted = builder.bitcast(builder.fadd(builder.bitcast(magnitude, floats), half), integers)
+    subnormal = builder.sub(shifted, constant(0x3F000000))
+    odd = builder.and_(builder.lshr(magnitude, constant(13)), constant(1))
+    rounded = builder.add(builder.add(magnitude, constant(0xFFF)), odd)
+    normal = builder.lshr(builder.sub(rounded, constant(0x38000000)), constant(13))
+    is_subnormal = builder.icmp_unsigned("<", magnitude, constant(0x38800000))
+    result = builder.select(is_subnormal, subnormal, normal)
+    overflows = builder.icmp_unsigned(">=", magnitude, constant(0x477FF000))
+    result = builder.select(overflows, constant(0x7C00), result)
+    is_nan = builder.icmp_unsigned(">", magnitude, constant(0x7F800000))
+    result = builder.select(is_nan, constant(0x7E00), result)
+    sign = builder.and_(builder.lshr(bits, constant(16)), constant(0x8000))
+    return builder.trunc(builder.or_(sign, result), ir.VectorType(ir.IntType(16), lanes))
 
 
 def _narrow_float32(builder: Any, line: Any, lanes: int) -> Any:
