@@ -12,8 +12,9 @@ over, which computes from
     loss    = sum_j t_j * (m - x_j) + mass * log_sum               every term is >= 0
     p_y - 1 = -(the sum of all terms but that of y) / (count + rest)
 
-It is NumPy's longdouble where that has 63 bits or more, else mpmath (whose results are then
-rounded to float64, so that errors are known to half a unit).
+It is NumPy's longdouble where that has 63 bits or more, else, and for capped float64 logits, pairs
+of float64 ("double-double"), whose results are rounded to longdouble in the end, once. (Where that
+is float64, errors are known to half a unit.) `check_against_mpmath` holds both against mpmath.
 
 The options of a problem come before and after that:
 
@@ -32,17 +33,40 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-import mpmath
 import numpy as np
 import scipy.special
 
-from .case import CROSS_ENTROPY, LOG_SOFTMAX, SOFTMAX, Array, DType, Problem
-from .pairs import Pair, divide, multiply, pair, sech_squared, tanh, two_sum
+from ..case import CROSS_ENTROPY, LOG_SOFTMAX, SOFTMAX, Array, DType, Problem
+from .pairs import (
+    Pair,
+    add,
+    divide,
+    exp,
+    log,
+    log1p,
+    multiply,
+    pair,
+    sech_squared,
+    sech_squared_pair,
+    shift,
+    tanh,
+    total,
+    two_sum,
+    where,
+)
 
 LONGDOUBLE_IS_EXTENDED: Final = np.finfo(np.longdouble).nmant >= 63
 # Below it SciPy's absolute error of 2^-53 shows in a float32 result.
 _LEAST_LOG_SUM: Final = 2.0**-20
-_DIGITS: Final = 40
+# Logits of so many caps have reached it in every type, and their slope is 0.
+_SATURATED: Final = 2.0**14
+# tanh(r) is r there, to all digits of a pair.
+_UNCAPPED: Final = 2.0**-64
+# Double-double keeps exponentials and slopes times 2^512: as they are, those below 2^-968 would be
+# short of digits. So all digits are there down to exp(-1026), beyond float64's smallest number.
+_SCALE: Final = 512
+# Below it log(1 + x) is x, to all digits of a pair of float64.
+_LINEAR: Final = 2.0**-120
 # With z-loss, the part of A*p_j that the errors of a gradient may be measured at in any case.
 _BESIDE_MASS: Final = 2.0**-20
 
@@ -117,8 +141,8 @@ def _replace_rows(coarse: Softmax, fine: Softmax, where: Array) -> Softmax:
 
 def scipy_softmax(logits: Array) -> Softmax:
     """By SciPy in float64, from logits widened first."""
-    x = logits.astype(np.float64)
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"):  # a cast warns of signalling NaNs
+        x = logits.astype(np.float64)
         log_probs = scipy.special.log_softmax(x, axis=1)
         maximum = x.max(axis=1)
         probs = np.exp(log_probs)
@@ -132,136 +156,166 @@ def scipy_softmax(logits: Array) -> Softmax:
                 probs,
                 -np.expm1(log_probs),
                 np.ones_like(x),
-            )
+            ),
+            maximum,
         )
 
 
 def extended_softmax(logits: Array, transform: Transform = _AS_THEY_ARE) -> Softmax:
     """In extended precision."""
-    make = longdouble_softmax if LONGDOUBLE_IS_EXTENDED else mpmath_softmax
-    return make(logits, transform)
+    # A cap of float64 logits needs pairs in any case, and those of float64 take a third of the time
+    # of those of longdouble.
+    needs_pairs = transform.softcap is not None and logits.dtype.name == "float64"
+    if needs_pairs or not LONGDOUBLE_IS_EXTENDED:
+        return pair_softmax(logits, transform)
+    return longdouble_softmax(logits, transform)
 
 
 def longdouble_softmax(logits: Array, transform: Transform = _AS_THEY_ARE) -> Softmax:
-    """In NumPy's longdouble."""
+    """In NumPy's longdouble; transformed logits in pairs of it."""
     x = logits.astype(np.float64).astype(np.longdouble)
     with np.errstate(all="ignore"):
-        # The transform keeps the order, though it can make different logits equal here.
-        first = x.argmax(axis=1)[:, None]
-        is_maximum = x == np.take_along_axis(x, first, axis=1)
-        y, slope = _transformed(x, transform, in_pairs=logits.dtype.name == "float64")
-        m = Pair(*(np.take_along_axis(part, first, axis=1) for part in y))
-        # y - m = difference + error exactly (Knuth); 64 bits alone would lose a third of a
-        # float64 unit where the difference is large.
-        difference, error = two_sum(y.high, -m.high)
-        error = np.where(np.isfinite(error), error + (y.low - m.low), 0)
-        terms = np.exp(difference) * (1 + error)
-        count = is_maximum.sum(axis=1)
-        rest = np.where(is_maximum, 0, terms).sum(axis=1)
-        sum_exp = (count + rest)[:, None]
-        log_sum = np.where(count == 1, np.log1p(rest), np.log(count + rest))
-        without = np.where(is_maximum, (count - 1 + rest)[:, None], sum_exp - terms)
-        below = np.where(is_maximum, 0, -(difference + error))
-        probs, others = terms / sum_exp, without / sum_exp
-        return _spoil_rows(Softmax(below, log_sum, m.high[:, 0], probs, others, slope))
+        # Only float64 results need a pair's digits of tanh.
+        d = _differences(x, transform, in_pairs=logits.dtype.name == "float64")
+        terms = np.exp(d.y.high) * (1 + d.y.low)
+        above = d.count - 1 + np.where(d.is_maximum, 0, terms).sum(axis=1)
+        sum_exp = (1 + above)[:, None]
+        without = np.where(d.is_maximum, above[:, None], sum_exp - terms)
+        slope = np.ones_like(x) if d.ratio is None else sech_squared(d.ratio)
+        rows = Softmax(
+            np.where(d.is_maximum, 0, -(d.y.high + d.y.low)),
+            np.log1p(above),
+            d.maximum.high,
+            terms / sum_exp,
+            without / sum_exp,
+            slope if transform.temperature == 1 else slope / np.longdouble(transform.temperature),
+        )
+        return _spoil_rows(rows, d.largest)
 
 
-def _transformed(x: Array, transform: Transform, in_pairs: bool) -> tuple[Pair, Array]:
-    """The logits transformed, and the derivatives of that.
+def pair_softmax(logits: Array, transform: Transform = _AS_THEY_ARE) -> Softmax:
+    """In double-double, with every result rounded to longdouble.
 
-    Only float64 results need a pair's digits of tanh.
+    Valid for a temperature from 1e-25 on, a softcap up to 1e200, and a softcap/temperature up to
+    1e9: capped logits have an error of that times 2^-103, which is that of their exponentials.
     """
-    slope = np.ones_like(x)
+    x = logits.astype(np.float64)
+    one = pair(1.0, x.dtype)
+    with np.errstate(all="ignore"):
+        unit = _unit(x)
+        d = _differences(x, transform, in_pairs=True, unit=unit)
+        terms = exp(shift(d.y, unit), _SCALE)
+        rest = total(where(d.is_maximum, pair(0.0, x.dtype), terms))
+        above = add(shift(pair(d.count - 1, x.dtype), _SCALE), rest).at(np.s_[:, None])
+        sum_exp = add(shift(above, -_SCALE), one)
+        without = where(d.is_maximum, above, add(shift(sum_exp, _SCALE), -terms))
+        slope = shift(pair(np.ones_like(x), x.dtype), _SCALE)
+        if d.ratio is not None:
+            slope = sech_squared_pair(d.ratio, _SCALE)
+        rows = Softmax(
+            np.where(d.is_maximum, 0, _rounded(-d.y, unit)),
+            _rounded(_scaled_log1p(above), -_SCALE)[:, 0],
+            _rounded(d.maximum, unit[:, 0]),
+            _rounded(divide(terms, sum_exp), -_SCALE),
+            _rounded(divide(without, sum_exp), -_SCALE),
+            _rounded(divide(slope, pair(transform.temperature, x.dtype)), -_SCALE),
+        )
+        return _spoil_rows(rows, d.largest)
+
+
+def _unit(x: Array) -> Array:
+    """The powers of two that float64 rows are divided by first, as exponents.
+
+    Differences of the largest numbers overflow, and so do products; a quotient of subnormal
+    numbers has no digits. What has been divided lies between 2^-946 and 2^896.
+    """
+    size = np.where(np.isfinite(x), abs(x), 0).max(axis=1, keepdims=True)
+    unit: Array = np.clip(np.frexp(size)[1], -128, 128)
+    return unit
+
+
+def _scaled_log1p(x: Pair) -> Pair:
+    """2^_SCALE log(1 + x/2^_SCALE) for x >= 0."""
+    value = shift(x, -_SCALE)
+    is_small, one = value.high < 0.5, pair(1.0, x.high.dtype)
+    small = log1p(where(is_small, value, pair(0.0, x.high.dtype)))
+    result = shift(where(is_small, small, log(add(one, value))), _SCALE)
+    return where(value.high < _LINEAR, x, result)
+
+
+def _rounded(a: Pair, exponent: Any) -> Array:
+    """The number a * 2^exponent."""
+    number: Array = np.ldexp(a.high.astype(np.longdouble) + a.low, exponent)
+    return number
+
+
+@dataclass(frozen=True, slots=True)
+class _Differences:
+    """A batch of rows relative to their maxima."""
+
+    y: Pair  # y_j - m <= 0
+    maximum: Pair  # m
+    is_maximum: Array
+    count: Array
+    largest: Array  # the largest logit as it is
+    ratio: Pair | None  # x_j/softcap
+
+
+def _differences(x: Array, transform: Transform, in_pairs: bool, unit: Any = 0) -> _Differences:
+    """The logits transformed; y and maximum divided by 2^unit."""
+    # The transform keeps the order, though it can make different logits equal here.
+    first = x.argmax(axis=1)[:, None]
+    largest = np.take_along_axis(x, first, axis=1)
+    is_maximum = x == largest
     finite = np.isfinite(x)
-    y = pair(np.where(finite, x, 0))
+    y, ratio = pair(np.ldexp(np.where(finite, x, 0), -unit), x.dtype), None
     if transform.softcap is not None:
-        softcap = pair(transform.softcap)
-        ratio = divide(y, softcap)
-        y = multiply(softcap, tanh(ratio) if in_pairs else pair(np.tanh(ratio.high)))
-        slope = np.where(finite, sech_squared(ratio), 1)
-    if transform.temperature != 1.0:
-        y = divide(y, pair(transform.temperature))
-        slope = slope / np.longdouble(transform.temperature)
-    # An infinity and a NaN stay what they are, and are not capped.
-    return Pair(np.where(finite, y.high, x), np.where(finite, y.low, 0)), slope
+        softcap = pair(np.ldexp(x.dtype.type(transform.softcap), -unit), x.dtype)
+        most = _SATURATED * softcap.high
+        ratio = divide(pair(np.clip(y.high, -most, most), x.dtype), softcap)
+        capped = multiply(softcap, tanh(ratio) if in_pairs else pair(np.tanh(ratio.high), x.dtype))
+        # The ratio of a subnormal logit has lost digits; the logit itself has them all.
+        y = where(abs(ratio.high) < _UNCAPPED, y, capped)
+    m = Pair(*(np.take_along_axis(part, first, axis=1) for part in y))
+    # y - m = difference + error exactly (Knuth); 64 bits alone would lose a third of a
+    # float64 unit where the difference is large.
+    difference, error = two_sum(y.high, -m.high)
+    y = Pair(difference, error + (y.low - m.low))
+    # Divided last: of the difference, not of the logits themselves, digits would be lost.
+    if transform.temperature != 1:
+        temperature = pair(transform.temperature, x.dtype)
+        y, m = divide(y, temperature), divide(m, temperature)
+    # An infinity and a NaN are not capped.
+    y = Pair(np.where(finite, y.high, -np.inf), np.where(finite, y.low, 0))
+    m = where(np.isfinite(largest), m, pair(largest, x.dtype))
+    return _Differences(
+        y, m.at(np.s_[:, 0]), is_maximum, is_maximum.sum(axis=1), largest[:, 0], ratio
+    )
 
 
-def _spoil_rows(rows: Softmax) -> Softmax:
+def _spoil_rows(rows: Softmax, largest: Array) -> Softmax:
     # A NaN or +inf logit, or -inf alone, leaves a row without a softmax.
-    bad = ~np.isfinite(rows.maximum)
+    bad = ~np.isfinite(largest)
     for array in (rows.below, rows.log_sum, rows.probs, rows.others):
         array[bad] = np.nan
     return rows
 
 
+def check_against_mpmath() -> float:
+    """The largest relative error, over known rows, of longdouble and of double-double.
+
+    longdouble is left out where it is no wider than float64.
+    """
+    from . import in_mpmath
+
+    return in_mpmath.largest_error()
+
+
 def mpmath_softmax(logits: Array, transform: Transform = _AS_THEY_ARE) -> Softmax:
-    """In mpmath with 40 digits, one number at a time."""
-    x = logits.astype(np.float64)
-    with mpmath.workdps(_DIGITS):
-        rows = [_mpmath_row(row, transform) for row in x]
-    columns = [np.array([row[k] for row in rows], np.longdouble) for k in range(6)]
-    below, log_sum, maximum, probs, others, slope = columns
-    n_rows, n_classes = x.shape
-    shape = (n_rows, n_classes)
-    return Softmax(
-        below.reshape(shape),
-        log_sum,
-        maximum,
-        probs.reshape(shape),
-        others.reshape(shape),
-        slope.reshape(shape),
-    )
+    """In mpmath, slowly: what the others are checked against."""
+    from . import in_mpmath
 
-
-def _mpmath_row(row: Array, transform: Transform) -> tuple[Any, Any, Any, Any, Any, Any]:
-    maximum = np.longdouble(row.max())
-    if not np.isfinite(maximum):
-        nan = np.full(row.size, np.nan, np.longdouble)
-        return nan, np.longdouble(np.nan), maximum, nan, nan, nan
-    transformed = [_mpmath_transformed(float(value), transform) for value in row]
-    values = [value for value, _ in transformed]
-    m = max(values)
-    terms = [mpmath.exp(value - m) for value in values]
-    first = values.index(m)
-    # One maximum adds exactly 1, so log1p of all the other terms loses nothing.
-    rest = mpmath.fsum(terms[:first] + terms[first + 1 :])
-    log_sum = mpmath.log1p(rest)
-    sum_exp = 1 + rest
-    others = [
-        (rest if value == m else 1 + (rest - term)) / sum_exp
-        for value, term in zip(values, terms, strict=True)
-    ]
-
-    def longdoubles(numbers: list[Any]) -> Array:
-        return np.array([longdouble_of(number) for number in numbers], np.longdouble)
-
-    below = longdoubles([m - value for value in values])
-    probs = longdoubles([term / sum_exp for term in terms])
-    slopes = longdoubles([slope for _, slope in transformed])
-    return below, longdouble_of(log_sum), longdouble_of(m), probs, longdoubles(others), slopes
-
-
-def _mpmath_transformed(logit: float, transform: Transform) -> tuple[Any, Any]:
-    value, slope = mpmath.mpf(logit), mpmath.mpf(1)
-    if transform.softcap is not None and mpmath.isfinite(value):
-        ratio = value / transform.softcap
-        value = transform.softcap * mpmath.tanh(ratio)
-        slope = mpmath.sech(ratio) ** 2
-    return value / transform.temperature, slope / transform.temperature
-
-
-def longdouble_of(number: Any) -> np.longdouble:
-    """An mpmath number as a longdouble."""
-    if not mpmath.isfinite(number):
-        return np.longdouble(float(number))
-    fraction, exponent = mpmath.frexp(number)
-    high = float(fraction)
-    low = float(fraction - high)
-    # Far outside the range of every dtype the exact exponent no longer matters, only its sign.
-    power = max(-100_000, min(100_000, int(exponent)))
-    with np.errstate(over="ignore", under="ignore"):
-        value: np.longdouble = np.ldexp(np.longdouble(high) + np.longdouble(low), power)
-    return value
+    return in_mpmath.mpmath_softmax(logits, transform)
 
 
 def results(operation: str, problem: Problem, rows: Softmax, source: str) -> Expected:
@@ -301,14 +355,17 @@ def _cross_entropy(problem: Problem, rows: Softmax, source: str) -> Expected:
         scale = np.maximum(scale, _BESIDE_MASS * mass[:, None] * rows.probs)
         scale = np.maximum(scale, abs(gradient))
     # NaN times 0 is NaN: rows of which nothing is asked come last.
-    weight = np.where(kept, _sample_weight(problem, rows), 0)
+    weight = np.where(kept, sample_weight(problem, rows.probs.dtype), 0)
     asked = (weight != 0) & ((z_loss != 0) | _has_mass(problem))
     if losses_scale is not None:
         losses_scale = np.where(asked, weight * losses_scale, 0)
     factor = weight[:, None] * rows.slope
     # 4 q / (1 + q)^2 of a subnormal q is not exact to its last place.
     size = weight[:, None] * np.maximum(rows.slope, 4 * smallest_normal(problem.logits.dtype))
+    # A subnormal softmax has an absolute error, which weight and slope multiply.
+    scale = np.maximum(scale, np.finfo(rows.probs.dtype).smallest_normal)
     is_scaled = not sharp or bool(z_loss) or "softcap" in problem.options
+    is_scaled |= not LONGDOUBLE_IS_EXTENDED
     return Expected(
         np.where(asked, weight * losses, 0),
         np.where(asked[:, None], factor * gradient, 0),
@@ -322,7 +379,7 @@ def _from_labels(problem: Problem, rows: Softmax, kept: Array) -> tuple[Array, .
     """Losses, gradients and their scale for rows of weight 1, and the mass of each."""
     i = np.arange(problem.logits.shape[0])
     label = np.where(kept, problem.labels, 0)
-    mass = _class_weight(problem, rows)[label]
+    mass = class_weight(problem, rows.probs.dtype)[label]
     cost = np.where(mass == 0, 0, mass * rows.below[i, label])
     gradient = mass[:, None] * rows.probs
     gradient[i, label] = -mass * rows.others[i, label]
@@ -343,7 +400,7 @@ def _from_measure(problem: Problem, rows: Softmax, kept: Array) -> tuple[Array, 
         unmasked = problem.logits.astype(np.float64) > -np.inf
         share = smoothing / unmasked.sum(axis=1, keepdims=True).astype(target.dtype)
         target = (1 - smoothing) * target + np.where(unmasked, share, 0)
-    target = _class_weight(problem, rows) * target
+    target = class_weight(problem, rows.probs.dtype) * target
     mass = target.sum(axis=1)
     # A class without mass costs nothing, whatever its logit.
     costs = np.where(target == 0, 0, target * rows.below).sum(axis=1)
@@ -385,19 +442,20 @@ def _number(problem: Problem, name: str, default: float, rows: Softmax) -> Any:
     return rows.probs.dtype.type(problem.options.get(name, default))
 
 
-def _class_weight(problem: Problem, rows: Softmax) -> Array:
+def class_weight(problem: Problem, precision: Any) -> Array:
     """The weight of every class, rounded first as the arithmetic's type does it."""
     weight = problem.options.get("class_weight")
     if weight is None:
-        return np.ones(problem.logits.shape[1], rows.probs.dtype)
+        return np.ones(problem.logits.shape[1], precision)
     dtype = np.float64 if problem.logits.dtype.name == "float64" else np.float32
-    rounded: Array = np.asarray(weight).astype(dtype).astype(rows.probs.dtype)
+    rounded: Array = np.asarray(weight).astype(dtype).astype(precision)
     return rounded
 
 
-def _sample_weight(problem: Problem, rows: Softmax) -> Array:
+def sample_weight(problem: Problem, precision: Any) -> Array:
+    """The weight of every row."""
     weight = problem.options.get("sample_weight")
     if weight is None:
-        return np.ones(problem.logits.shape[0], rows.probs.dtype)
-    exact: Array = np.asarray(weight).astype(np.float64).astype(rows.probs.dtype)
+        return np.ones(problem.logits.shape[0], precision)
+    exact: Array = np.asarray(weight).astype(np.float64).astype(precision)
     return exact
