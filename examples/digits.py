@@ -2,6 +2,7 @@
 
     python examples/digits.py
     python examples/digits.py --backend numba
+    python examples/digits.py --save-logits FOLDER
 
 SciPy's L-BFGS minimises the objective below. scikit-learn's LogisticRegression has the same
 objective, so both must find the same minimum; the script exits with 1 where they do not.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -98,7 +100,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Fit with both, print both, and return 1 where they disagree."""
     parser = argparse.ArgumentParser(description="Logistic regression on scans of digits.")
     parser.add_argument("--backend", choices=["cython", "numba"], default=None)
-    backend: str = parser.parse_args(arguments).backend or fastxent.get_backend()
+    parser.add_argument(
+        "--save-logits", type=Path, metavar="FOLDER", help="write the test scans' logits and labels"
+    )
+    given = parser.parse_args(arguments)
+    backend: str = given.backend or fastxent.get_backend()
 
     digits = load_digits()
     pixels, test_pixels, labels, test_labels = train_test_split(
@@ -130,6 +136,12 @@ def main(arguments: list[str] | None = None) -> int:
         value, _ = objective(parameters, pixels, labels, backend)
         accuracy = np.mean(predict(parameters, test_pixels) == test_labels)
         print(f"{name:12}  {value:.9f}  {accuracy:13.4f}  {seconds:7.3f}")
+
+    if given.save_logits is not None:
+        weights, intercept = unpack(ours)
+        logits = (test_pixels @ weights + intercept).astype(np.float32)
+        np.save(given.save_logits / "digits_logits.npy", logits)
+        np.save(given.save_logits / "digits_labels.npy", test_labels.astype(np.uint8))
 
     gap = abs(
         objective(ours, pixels, labels, backend)[0] - objective(theirs, pixels, labels, backend)[0]

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from .case import Array, DType, Problem, Random, case, cast, normal, random_labels, uniform
+from ..case import Array, DType, Layout, Problem, Random, case, cast, normal, random_labels, uniform
 
 
 def _weights(random: Random, n: int) -> Array:
@@ -69,7 +69,7 @@ def smoothing_weighted(random: Random, dtype: DType) -> Iterator[Problem]:
     labels = random_labels(random, logits)
     options = {"class_weight": _weights(random, 1100), "label_smoothing": 0.1}
     yield Problem(logits, labels, options=options)
-    yield Problem(logits[:, :31], labels % 31, "31 classes", padding=5, options={
+    yield Problem(logits[:, :31], labels % 31, "31 classes", layout=Layout(padding=5), options={
         "class_weight": uniform(random, (31,)), "label_smoothing": 0.3
     })  # fmt: skip
 
@@ -182,9 +182,13 @@ def transformed_rows(random: Random, dtype: DType) -> Iterator[Problem]:
     labels = random_labels(random, logits)
     options = {"softcap": 15.0, "temperature": 0.8, "z_loss": 1e-3}
     yield Problem(logits, labels, options=options)
-    yield Problem(logits, labels, "in place", in_place=True, padding=3, options=options)
+    yield Problem(
+        logits, labels, "in place", in_place=True, layout=Layout(padding=3), options=options
+    )
     smoothed = {**options, "label_smoothing": 0.1, "class_weight": uniform(random, (700,))}
-    yield Problem(logits, labels, "smoothed", offset=dtype.itemsize, options=smoothed)
+    yield Problem(
+        logits, labels, "smoothed", layout=Layout(offset=dtype.itemsize), options=smoothed
+    )
 
 
 @case()
@@ -212,7 +216,7 @@ def long_row_weighted(random: Random, dtype: DType) -> Iterator[Problem]:
     yield Problem(logits, np.array([139_990]), options=options)
 
 
-@case(quick=False)
+@case(level="default")
 def long_rows_weighted(random: Random, dtype: DType) -> Iterator[Problem]:
     """Split rows with all options, of class indices and of probabilities."""
     logits = normal(random, 2, 140_000, dtype, sigma=2.0)

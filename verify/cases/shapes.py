@@ -1,19 +1,19 @@
-"""Cases by shape and layout: class counts, long rows, many rows, strides, alignment."""
+"""Cases by shape: class counts, long rows, many rows, threads."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 
 import numpy as np
 
-from .case import DType, Problem, Random, case, cast, normal, random_labels, uniform
+from ..case import DType, Problem, Random, case, cast, normal, random_labels, uniform
 
 
 @case()
 def one_class(random: Random, dtype: DType) -> Iterator[Problem]:
-    """A single class has probability 1: loss 0 and gradient 0."""
+    """A single class has probability 1: loss 0 and gradient 0, or NaN for a NaN or an infinity."""
     logits = normal(random, 9, 1, dtype, sigma=100.0)
+    logits[[2, 5, 6], 0] = np.nan, np.inf, -np.inf
     yield Problem(logits, np.zeros(9, np.int64))
 
 
@@ -49,10 +49,12 @@ def class_counts_around_segments(random: Random, dtype: DType) -> Iterator[Probl
 def long_row(random: Random, dtype: DType) -> Iterator[Problem]:
     """One row that is long enough to be split over threads."""
     logits = normal(random, 1, 300_001, dtype, sigma=2.0)
+    # The last class decides: a tail that is left out cannot hide among so many.
+    logits[0, -1] = 14.0
     yield Problem(logits, np.array([299_990]))
 
 
-@case(quick=False)
+@case(level="default")
 def long_rows(random: Random, dtype: DType) -> Iterator[Problem]:
     """Three split rows: one rises, one is ignored, one starts with masked segments."""
     logits = normal(random, 3, 140_000, dtype, sigma=2.0)
@@ -63,7 +65,7 @@ def long_rows(random: Random, dtype: DType) -> Iterator[Problem]:
     yield Problem(logits[::2], np.array([3, 40_001]), "in place", in_place=True)
 
 
-@case(quick=False)
+@case(level="default")
 def long_rows_soft(random: Random, dtype: DType) -> Iterator[Problem]:
     """Split rows with probabilities."""
     logits = normal(random, 2, 140_000, dtype, sigma=2.0)
@@ -72,7 +74,7 @@ def long_rows_soft(random: Random, dtype: DType) -> Iterator[Problem]:
     yield Problem(logits, probs.astype(np.float64 if dtype.name == "float64" else np.float32))
 
 
-@case(quick=False)
+@case(level="default")
 def many_rows(random: Random, dtype: DType) -> Iterator[Problem]:
     """Enough rows to be shared out between threads."""
     for n_rows, n_classes in ((3001, 100), (40_001, 7)):
@@ -87,36 +89,46 @@ def shared_rows(random: Random, dtype: DType) -> Iterator[Problem]:
     yield Problem(logits, random_labels(random, logits))
 
 
-def _in_both_targets(random: Random, dtype: DType, n_classes: int) -> Iterator[Problem]:
-    logits = normal(random, 6, n_classes, dtype, sigma=3.0)
-    yield Problem(logits, random_labels(random, logits), f"{n_classes} classes")
-    probs = uniform(random, logits.shape) / n_classes
-    yield Problem(logits, cast(probs, dtype), f"{n_classes} classes, probabilities")
+@case(level="default")
+def very_many_rows(random: Random, dtype: DType) -> Iterator[Problem]:
+    """More rows than 16 bits count, and two classes."""
+    logits = normal(random, 140_001, 2, dtype, sigma=5.0)
+    yield Problem(logits, random_labels(random, logits))
+
+
+@case(level="default")
+def other_class_counts(random: Random, dtype: DType) -> Iterator[Problem]:
+    """Vocabularies, powers of two, and counts that nobody thought of, others for each seed."""
+    drawn = np.exp(random.uniform(np.log(71), np.log(16_384), 16)).astype(int)
+    return _counts(random, dtype, [*map(int, drawn), 8191, 8192, 8193, 32_768, 50_257, 65_536])
+
+
+@case(level="default", dtypes=("float32", "float64"))
+def large_output(random: Random, dtype: DType) -> Iterator[Problem]:
+    """A gradient larger than the caches, which may be written past them; rows end inside a line."""
+    n_rows = 280 if dtype.name == "float32" else 140
+    logits = normal(random, n_rows, 32_003, dtype, sigma=3.0)
+    logits[::3, -1] = 15.0
+    yield Problem(logits, random_labels(random, logits))
 
 
 @case()
-def in_place(random: Random, dtype: DType) -> Iterator[Problem]:
-    """The gradient overwrites the logits."""
-    for n_classes in (5, 1000, 2049, 17000):
-        for problem in _in_both_targets(random, dtype, n_classes):
-            yield replace(problem, in_place=True)
+def prime_sizes(random: Random, dtype: DType) -> Iterator[Problem]:
+    """Rows and classes are prime numbers: no block, tile or chunk comes out even."""
+    for n_rows, n_classes in ((17, 11), (7, 127), (5, 131), (11, 997), (3, 4099)):
+        logits = normal(random, n_rows, n_classes, dtype, sigma=3.0)
+        yield Problem(logits, random_labels(random, logits), f"{n_rows} x {n_classes}")
 
 
 @case()
-def padded_rows(random: Random, dtype: DType) -> Iterator[Problem]:
-    """Rows lie further apart than they are long, with NaN between them."""
-    for n_classes, padding in ((5, 3), (31, 1), (1000, 24), (1025, 7)):
-        for problem in _in_both_targets(random, dtype, n_classes):
-            yield replace(problem, padding=padding)
-
-
-@case()
-def misaligned(random: Random, dtype: DType) -> Iterator[Problem]:
-    """The first logit lies one element, or a single byte, after a cache line's start."""
-    for offset in (dtype.itemsize, 1):
-        for problem in _in_both_targets(random, dtype, 1000):
-            note = f"{problem.note}, offset {offset} bytes"
-            yield replace(problem, offset=offset, note=note)
+def thread_counts(random: Random, dtype: DType) -> Iterator[Problem]:
+    """More threads than cores, more than rows, and counts that divide nothing."""
+    for n_rows, n_classes in ((263, 1009), (1, 200_003)):
+        logits = normal(random, n_rows, n_classes, dtype, sigma=3.0)
+        logits[0, -1] = 20.0
+        labels = random_labels(random, logits)
+        note = f"{n_rows} x {n_classes}"
+        yield Problem(logits, labels, note, thread_counts=(1, 3, 5, 16))
 
 
 CASES = (
@@ -124,12 +136,14 @@ CASES = (
     class_counts_to_70,
     class_counts_around_blocks,
     class_counts_around_segments,
+    other_class_counts,
+    prime_sizes,
     shared_rows,
+    thread_counts,
     many_rows,
+    very_many_rows,
+    large_output,
     long_row,
     long_rows,
     long_rows_soft,
-    in_place,
-    padded_rows,
-    misaligned,
 )

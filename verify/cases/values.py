@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from .case import DType, Problem, Random, case, cast, normal, random_labels, uniform
+from ..case import Array, DType, Problem, Random, case, cast, normal, random_labels, uniform
 
 WIDE_DTYPES: Final = ("float32", "float64")
 
@@ -47,12 +47,65 @@ def heavy_tailed(random: Random, dtype: DType) -> Iterator[Problem]:
 
 
 @case()
+def uniform_logits(random: Random, dtype: DType) -> Iterator[Problem]:
+    """Logits spread evenly: every exponent of the exponential comes up."""
+    for n_classes, half_width in ((300, 1.0), (1000, 20.0), (1000, 100.0)):
+        logits = cast(random.uniform(-half_width, half_width, (8, n_classes)), dtype)
+        yield Problem(logits, random_labels(random, logits), f"within {half_width:g}")
+
+
+@case()
+def trained_classifier(random: Random, dtype: DType) -> Iterator[Problem]:
+    """A good classifier: the label leads by about 8, a few classes come close, one row is wrong."""
+    logits = normal(random, 24, 1000, dtype, sigma=1.5)
+    labels = random_labels(random, logits)
+    near = (labels[:, None] + np.array([1, 2, 3])) % 1000
+    i = np.arange(24)
+    logits[i[:, None], near] = cast(5.0 + random.standard_normal(near.shape), dtype)
+    logits[i, labels] = cast(8.0 + 4.0 * random.standard_normal(24), dtype)
+    labels[5] = near[5, 0]
+    yield Problem(logits, labels)
+
+
+@case()
+def language_model(random: Random, dtype: DType) -> Iterator[Problem]:
+    """A vocabulary of 32000: few tokens are likely, most far below, and all negative on average."""
+    ranks = np.arange(1, 32_001)
+    base = -1.1 * np.log(ranks) - 2.0
+    logits = base[random.permuted(np.tile(ranks - 1, (4, 1)), axis=1)]
+    logits = cast(logits + 1.5 * random.standard_normal(logits.shape), dtype)
+    scores = logits.astype(np.float64)
+    labels = (scores + random.gumbel(size=scores.shape)).argmax(axis=1)
+    yield Problem(logits, labels)
+
+
+@case()
+def shiftable(random: Random, dtype: DType) -> Iterator[Problem]:
+    """Logits on a coarse grid, so that a number can be added to all without rounding."""
+    step = {"float16": 0.5, "bfloat16": 1.0}.get(dtype.name, 2.0**-6)
+    for n_classes in (10, 700):
+        logits = cast(
+            step * random.integers(-round(8 / step), round(8 / step), (9, n_classes)), dtype
+        )
+        yield Problem(logits, random_labels(random, logits), f"{n_classes} classes")
+
+
+@case()
 def all_equal(random: Random, dtype: DType) -> Iterator[Problem]:
-    """Equal logits: the loss is log(n_classes) and every class holds the maximum."""
-    values = np.array([0.0, 1.0, -3.5, 88.0, -1000.0, 60000.0])
+    """Equal logits: a loss of log(n_classes), every class holds the maximum; and one other row."""
+    values = np.array([0.0, 1.0, -3.5, 88.0, -1000.0, 60000.0, 2.0])
     for n_classes in (2, 7, 1000, 1024, 1025, 4096):
         logits = cast(np.repeat(values[:, None], n_classes, axis=1), dtype)
+        logits[-1, n_classes // 2] = 3.0
         yield Problem(logits, random_labels(random, logits), f"{n_classes} classes")
+
+
+@case(level="default")
+def many_ties(random: Random, dtype: DType) -> Iterator[Problem]:
+    """More equal maxima than 16 bits count, and one class that is below."""
+    logits = np.zeros((2, 70_001), dtype)
+    logits[:, 35_000] = -3.0
+    yield Problem(logits, np.array([70_000, 35_000]))
 
 
 @case()
@@ -86,7 +139,7 @@ def confident(random: Random, dtype: DType) -> Iterator[Problem]:
     yield Problem(logits, labels)
 
 
-@case()
+@case(standard=())
 def very_confident(random: Random, dtype: DType) -> Iterator[Problem]:
     """The lead is so large that loss and label gradient come near the smallest subnormal."""
     gaps = np.array(_LOSS_GAPS["float64" if dtype.name == "float64" else "other"])
@@ -119,13 +172,15 @@ def leading_masked(random: Random, dtype: DType) -> Iterator[Problem]:
 
 @case()
 def leading_masked_segment(random: Random, dtype: DType) -> Iterator[Problem]:
-    """20000 leading -inf: a whole segment of the row passes without a maximum."""
-    logits = normal(random, 2, 34000, dtype)
-    logits[:, :20000] = -np.inf
-    yield Problem(logits, random.integers(20000, 34000, 2))
+    """33000 leading -inf: two whole segments of the row pass without a maximum."""
+    logits = normal(random, 2, 36_000, dtype)
+    logits[:, :33_000] = -np.inf
+    labels = random.integers(33_000, 36_000, 2)
+    logits[1, labels[1]] = 15.0
+    yield Problem(logits, labels)
 
 
-@case()
+@case(standard=WIDE_DTYPES)
 def offset_3000(random: Random, dtype: DType) -> Iterator[Problem]:
     """All logits share an offset of 3000 or -3000, which must cancel."""
     for offset in (3000.0, -3000.0):
@@ -133,7 +188,7 @@ def offset_3000(random: Random, dtype: DType) -> Iterator[Problem]:
         yield Problem(logits, random_labels(random, logits), f"offset {offset:g}")
 
 
-@case(dtypes=WIDE_DTYPES)
+@case(dtypes=WIDE_DTYPES, standard=("float64",))
 def offset_1e8(random: Random, dtype: DType) -> Iterator[Problem]:
     """All logits share an offset of 1e8 or -1e8, far beyond the range of exp."""
     for offset in (1e8, -1e8):
@@ -153,11 +208,14 @@ def around_exact_difference(random: Random, dtype: DType) -> Iterator[Problem]:
 
 @case()
 def subnormal_logits(random: Random, dtype: DType) -> Iterator[Problem]:
-    """Logits that are subnormal numbers of their dtype: as good as 0, and no trap."""
+    """Logits that are subnormal numbers of their dtype: as good as 0; the last row has a 20."""
     smallest = {"float16": 2.0**-24, "bfloat16": 2.0**-133, "float32": 2.0**-149}
     step = smallest.get(dtype.name, 2.0**-1074)
     logits = cast(step * random.integers(-100, 101, (8, 600)), dtype)
-    yield Problem(logits, random_labels(random, logits))
+    labels = random_labels(random, logits)
+    labels[-1] = 300
+    logits[-1, 300] = 20.0
+    yield Problem(logits, labels)
 
 
 @case()
@@ -220,12 +278,60 @@ def trouble(random: Random, dtype: DType) -> Iterator[Problem]:
     yield Problem(logits, labels)
 
 
+def _in_trouble(random: Random, n_classes: int, dtype: DType) -> Array:
+    """Rows with NaN or +inf at the start, in the middle and at the end, and rows of -inf."""
+    logits = normal(random, 11, n_classes, dtype)
+    for i, (value, j) in enumerate(
+        (value, j) for value in (np.nan, np.inf) for j in (0, n_classes // 2, n_classes - 1)
+    ):
+        logits[i + i // 3, j] = value
+    logits[8] = -np.inf
+    logits[9, 1:] = -np.inf
+    return logits
+
+
+@case()
+def trouble_of_few_classes(random: Random, dtype: DType) -> Iterator[Problem]:
+    """NaN, +inf and masks among few classes, where rows share a vector."""
+    for n_classes in (2, 3, 10, 17, 33, 64, 100, 128, 129):
+        logits = _in_trouble(random, n_classes, dtype)
+        yield Problem(logits, random_labels(random, logits), f"{n_classes} classes")
+        logits = normal(random, 19, n_classes, dtype, sigma=2.0)
+        logits[uniform(random, logits.shape) < 0.4] = -np.inf
+        logits[:, n_classes // 3] = cast(random.standard_normal(19), dtype)
+        labels = random_labels(random, logits)
+        note = f"{n_classes} classes, masked"
+        yield Problem(logits, labels, note)
+        yield Problem(logits, labels, f"{note}, smoothed", options={"label_smoothing": 0.1})
+        logits[::4] = np.nan
+        labels[::4] = -100
+        yield Problem(logits, labels, f"{note}, ignored", ignore_index=-100)
+
+
+@case(level="default")
+def trouble_of_many_classes(random: Random, dtype: DType) -> Iterator[Problem]:
+    """The same in rows of several segments, and in one that threads share."""
+    for n_classes in (17_000, 40_000):
+        logits = _in_trouble(random, n_classes, dtype)
+        yield Problem(logits, random_labels(random, logits), f"{n_classes} classes")
+    for value, j in ((np.nan, 0), (np.nan, 139_999), (np.inf, 70_000), (0.0, 5)):
+        logits = normal(random, 2, 140_000, dtype)
+        logits[0, 20_000:120_000] = -np.inf
+        logits[1, j] = value
+        yield Problem(logits, np.array([130_000, 3]), f"140000 classes, {value} at {j}")
+
+
 CASES = (
     gaussian,
     wide,
     heavy_tailed,
+    uniform_logits,
+    trained_classifier,
+    language_model,
+    shiftable,
     all_equal,
     ties,
+    many_ties,
     forty_zero,
     confident,
     very_confident,
@@ -241,4 +347,6 @@ CASES = (
     ascending,
     descending,
     trouble,
+    trouble_of_few_classes,
+    trouble_of_many_classes,
 )
