@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
@@ -12,16 +11,28 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from .case import Case
-from .result import Breach, Report, Result
+from ..case import Case
+from ..result import Report, Result
+from ..steps import FUNCTIONS
+from .words import (
+    breach_text,
+    count,
+    failures,
+    left_out_lines,
+    mistrusted_text,
+    notes,
+    peers_text,
+    verdict_text,
+)
 
 _HEADER: Final = (
-    "case", "backend", "dtype", "loss", "gradient", "bound", "reference", "verdict"
+    "case", "checked", "dtype", "loss", "gradient", "share", "reference", "verdict"
 )  # fmt: skip
-_TO_THE_RIGHT: Final = ("loss", "gradient", "bound")
+_TO_THE_RIGHT: Final = ("loss", "gradient", "share")
 _LEGEND: Final = (
-    "bound = loss / gradient in units in the last place (ULP); reference: "
-    "scipy = scipy.special.log_softmax in float64, extended = wider than float64"
+    "loss, gradient: largest error in units in the last place (ULP); share: the larger one as "
+    "a part of what the profile allows; reference: scipy = scipy.special.log_softmax in float64, "
+    "extended = wider than float64"
 )
 
 
@@ -55,18 +66,58 @@ def print_report(report: Report, console: Console, *, every: bool = False) -> No
     The table has one line for a case and backend, that of the dtype nearest to its bound, and
     all that failed; or with `every` a line for each dtype.
     """
+    if report.peers:
+        print_peers(report, console)
     shown = report.results if every else _worst(report.results)
-    _print_table(shown, console)
+    if report.peers and not every:
+        shown = failures(report)  # the tables above have the rest
+    if shown:
+        _print_table(shown, console)
     console.print(_LEGEND, markup=False)
     if len(shown) < len(report.results):
         console.print("Shown is the dtype nearest to its bound; --all shows every dtype.")
     console.print()
-    for result in report.failed:
+    for result in failures(report):
         for breach in result.breaches.values():
-            _print_breach(report, result, breach, console)
-    for note in _notes(report):
-        console.print(f"note: {note}", markup=False)
+            console.print(breach_text(report, result, breach), markup=False, soft_wrap=True)
+        if result.is_mistrusted:
+            console.print(mistrusted_text(report, result), markup=False, soft_wrap=True)
+    for note in (*notes(report), *left_out_lines(report)):
+        console.print(f"note: {note}", markup=False, soft_wrap=True)
     _print_summary(report, console)
+
+
+def print_peers(report: Report, console: Console) -> None:
+    """A table for each dtype: the largest error of every implementation in every case."""
+    names = report.implementations
+    for dtype in dict.fromkeys(result.dtype for result in report.results):
+        table = Table(
+            box=rich.box.SIMPLE_HEAD, pad_edge=False, title=f"{dtype}: largest error in ULP",
+            title_justify="left",
+        )  # fmt: skip
+        table.add_column("case")
+        for name in names:
+            table.add_column(name, justify="right")
+        for case, row in peers_rows(report, dtype).items():
+            cells = [row.get(name, "-") for name in names]
+            table.add_row(case, *(f"[red]{c}[/red]" if c.endswith("!") else c for c in cells))
+        console.print(table)
+    console.print(
+        "The larger error of loss and gradient in units in the last place (ULP); - not asked or "
+        f"not possible; ! more than the profile {report.profile} allows.\n"
+    )
+
+
+def peers_rows(report: Report, dtype: str) -> dict[str, dict[str, str]]:
+    """For every case what each implementation's cell says."""
+    rows: dict[str, dict[str, str]] = {}
+    for result in report.results:
+        if result.dtype == dtype and result.verdict != "left out":
+            ulps = [part.ulp for part in (result.loss, result.output) if part is not None]
+            text = _number(max(ulps), 2) if ulps else ""
+            mark = "!" if result.is_wrong else ""
+            rows.setdefault(result.case, {})[result.implementation] = f"{text}{mark}" or "ok"
+    return rows
 
 
 def _worst(results: list[Result]) -> list[Result]:
@@ -75,8 +126,8 @@ def _worst(results: list[Result]) -> list[Result]:
         groups.setdefault((result.case, result.implementation), []).append(result)
     shown: list[Result] = []
     for group in groups.values():
-        failed = [result for result in group if result.breaches]
-        shown += failed or [max(group, key=lambda result: result.relative_error)]
+        failed = [result for result in group if result.is_wrong]
+        shown += failed or [max(group, key=lambda result: result.of_allowed)]
     return shown
 
 
@@ -107,7 +158,7 @@ def _print_table(results: list[Result], console: Console) -> None:
         if len(name) > widths[0]:
             show(name)
             name = ""
-        show(line([name, *others]), "bold red" if result.breaches else None)
+        show(line([name, *others]), "bold red" if result.is_wrong else None)
 
 
 def _cells(result: Result) -> list[str]:
@@ -115,9 +166,9 @@ def _cells(result: Result) -> list[str]:
         result.case,
         result.implementation,
         result.dtype,
-        _number(result.loss_error, 2),
-        _number(result.output_error, 2),
-        f"{_number(result.bound.loss)} / {_number(result.bound.output)}",
+        _number(None if result.loss is None else result.loss.ulp, 2),
+        _number(None if result.output is None else result.output.ulp, 2),
+        _number(result.of_allowed if result.of_allowed >= 0 else None, 2),
         result.reference,
         result.verdict,
     ]
@@ -131,34 +182,6 @@ def _number(value: float | None, digits: int | None = None) -> str:
     return f"{value:.{digits}f}" if value < 1e4 else f"{value:.2g}"
 
 
-def _print_breach(report: Report, result: Result, breach: Breach, console: Console) -> None:
-    where = f" ({breach.note})" if breach.note else ""
-    facts: dict[str, object] = {
-        "backend": result.implementation,
-        "dtype": result.dtype,
-        "row": breach.row,
-        "column": breach.column,
-        "input": breach.input,
-        "got": breach.got,
-        "wanted": breach.want,
-        "error": f"{breach.error:.6g} ULP" if math.isfinite(breach.error) else None,
-        "bound": None if breach.bound is None else f"{breach.bound:g} ULP",
-        "repeat": report.command(result),
-    }
-    lines = [f"BREACH {result.case}{where}: {breach.kind}"]
-    lines += [f"  {name:<8} {value!s}" for name, value in facts.items() if value is not None]
-    console.print("\n".join(lines) + "\n", markup=False, soft_wrap=True)
-
-
-def _notes(report: Report) -> list[str]:
-    left_out = {
-        f"{result.implementation} {reason}: problems of the case {result.case} were left out"
-        for result in report.results
-        for reason in result.left_out
-    }
-    return [*report.notes, *sorted(left_out)]
-
-
 def _print_summary(report: Report, console: Console) -> None:
     if any(_is_function(result) for result in report.results):
         console.print("functions: softmax, log_softmax, logsumexp")
@@ -168,17 +191,17 @@ def _print_summary(report: Report, console: Console) -> None:
             console.print(f"{dtype}: {', '.join(parts)} ULP", soft_wrap=True)
     n_checked = sum(result.verdict != "left out" for result in report.results)
     n_cases = len({result.case for result in report.results})
-    n_failed = len(report.failed)
     threads = " and ".join(map(str, report.thread_counts))
-    verdict = "all within bounds" if report.ok else f"{n_failed} with a breach"
-    if not n_checked:
-        verdict = "nothing was checked"
+    if report.peers:
+        console.print(peers_text(report), soft_wrap=True)
     console.print(
-        f"{_count(n_checked, 'check')} of {_count(n_cases, 'case')} with {threads} "
-        f"thread{'' if report.thread_counts == (1,) else 's'}, seed {report.seed}, "
-        f"{report.seconds:.1f} s: {verdict}",
-        style="bold green" if report.ok else "bold red",
+        f"{count(n_checked, 'check')} of {count(n_cases, 'case')} with {threads} "
+        f"thread{'' if report.thread_counts == (1,) else 's'}, profile {report.profile}, "
+        f"seed {report.seed}, {report.seconds:.1f} s",
         soft_wrap=True,
+    )
+    console.print(
+        verdict_text(report), style="bold green" if report.ok else "bold red", soft_wrap=True
     )
 
 
@@ -186,8 +209,11 @@ def _worst_errors(results: list[Result]) -> list[str]:
     errors: dict[str, list[float | None]] = {"losses": [], "gradients": [], "functions": []}
     for result in results:
         is_function = _is_function(result)
-        errors["functions" if is_function else "losses"].append(result.loss_error)
-        errors["functions" if is_function else "gradients"].append(result.output_error)
+        loss, output = result.loss, result.output
+        errors["functions" if is_function else "losses"].append(None if loss is None else loss.ulp)
+        errors["functions" if is_function else "gradients"].append(
+            None if output is None else output.ulp
+        )
     worst = {
         name: max((value for value in values if value is not None), default=None)
         for name, values in errors.items()
@@ -198,20 +224,15 @@ def _worst_errors(results: list[Result]) -> list[str]:
 
 
 def _is_function(result: Result) -> bool:
-    # Only cross-entropy has both a loss and a gradient.
-    return result.bound.loss is None or result.bound.output is None
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return result.case in FUNCTIONS
 
 
 def print_cases(cases: list[Case], console: Console) -> None:
     """Every case with the reason why it exists."""
     table = Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("case", no_wrap=True)
-    table.add_column("quick", no_wrap=True)
+    table.add_column("from", no_wrap=True)
     table.add_column("why")
     for case in cases:
-        table.add_row(case.name, "yes" if case.quick else "no", case.reason)
+        table.add_row(case.name, case.level, case.reason)
     console.print(table, markup=False)

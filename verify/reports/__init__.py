@@ -1,0 +1,1 @@
+"""A report in words: on a terminal, as JSON, as JUnit XML, as a page."""
