@@ -10,7 +10,7 @@ from typing import Final
 
 import fastxent
 
-_NEEDED: Final = ("typer", "rich", "scipy", "mpmath")
+_NEEDED: Final = ("typer", "rich", "scipy")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

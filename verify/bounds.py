@@ -24,8 +24,9 @@ BOUNDS: Final = {
     CROSS_ENTROPY: {
         "float32": Bound(loss=2, output=4),
         "float64": Bound(loss=4, output=4),
-        "float16": Bound(loss=2, output=1),
-        "bfloat16": Bound(loss=2, output=1),
+        # The rounding itself, and what 4 units of float32 come to: truncated ones would show.
+        "float16": Bound(loss=2, output=0.51),
+        "bfloat16": Bound(loss=2, output=0.51),
     },
     SOFTMAX: {
         "float32": Bound(loss=None, output=4),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -22,7 +22,7 @@ SOFTMAX: Final = "softmax"
 LOG_SOFTMAX: Final = "log_softmax"
 LOGSUMEXP: Final = "logsumexp"
 
-# What `Problem.options` may hold.
+# What `Problem.options` may hold: keywords of a call.
 OPTIONS: Final = (
     "class_weight",
     "sample_weight",
@@ -33,14 +33,45 @@ OPTIONS: Final = (
 )
 
 
+# Where memory that may not be touched begins: "before" the array, or "after" it.
+Guard = Literal["", "before", "after"]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How an array of (n_rows, n_classes) lies in memory.
+
+    padding : elements between the end of a row and the next row (with `fortran`, of a class)
+    offset : bytes from a multiple of 64 to the first element
+    step : elements from a class to the next
+    fortran : the rows of a class are next to each other, not the classes of a row
+    swapped : the other byte order
+    read_only : the array may not be written to
+    inner : with more than 1 an array (n_rows / inner, n_classes, inner), classes along axis 1
+    guard : where the array touches a page of memory that ends the process when it is read
+    """
+
+    padding: int = 0
+    offset: int = 0
+    step: int = 1
+    fortran: bool = False
+    swapped: bool = False
+    read_only: bool = False
+    inner: int = 1
+    guard: Guard = ""
+
+
+PACKED: Final = Layout()
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One call: what goes in, and how it lies in memory.
 
     `logits` is (n_rows, n_classes); `labels` holds integers (n_rows,) or probabilities
-    (n_rows, n_classes). Rows are laid `padding` elements apart, the first of them `offset` bytes
-    after a multiple of 64; with `in_place` the gradient overwrites the logits. `options` holds
-    further keywords of the call, of those in `OPTIONS`.
+    (n_rows, n_classes). With `in_place` the gradient overwrites the logits. `options` holds
+    further keywords of the call, of those in `OPTIONS`. With `must_raise` the call is wrong, and
+    an error is the only right answer. `thread_counts` replaces those of the run.
     """
 
     logits: Array
@@ -48,41 +79,82 @@ class Problem:
     note: str = ""
     ignore_index: int | None = None
     in_place: bool = False
-    padding: int = 0
-    offset: int = 0
+    layout: Layout = PACKED
     options: Mapping[str, Any] = field(default_factory=dict)
+    must_raise: bool = False
+    thread_counts: tuple[int, ...] = ()
 
     @property
     def has_probs(self) -> bool:
         """Whether the labels are probabilities."""
         return self.labels.ndim == 2
 
-    def row(self, i: int) -> Problem:
-        """The problem of one row alone."""
+    def rows(self, chosen: slice) -> Problem:
+        """The problem of some of the rows, packed."""
         options = dict(self.options)
         if "sample_weight" in options:
-            options["sample_weight"] = options["sample_weight"][i : i + 1]
+            options["sample_weight"] = options["sample_weight"][chosen]
         return replace(
             self,
-            logits=self.logits[i : i + 1],
-            labels=self.labels[i : i + 1],
+            logits=self.logits[chosen],
+            labels=self.labels[chosen],
+            layout=PACKED if self.layout.inner > 1 else self.layout,
             options=options,
         )
 
+    def classes(self, order: Array) -> Problem:
+        """The same problem with its classes in another order."""
+        options = dict(self.options)
+        if "class_weight" in options:
+            options["class_weight"] = options["class_weight"][order]
+        labels = self.labels
+        if self.has_probs:
+            labels = labels[:, order]
+        else:
+            place = np.empty(order.size, labels.dtype)
+            place[order] = np.arange(order.size)
+            is_class = (labels >= 0) & (labels < order.size)
+            if self.ignore_index is not None:
+                is_class &= labels != self.ignore_index
+            labels = np.where(is_class, place[np.where(is_class, labels, 0)], labels)
+        return replace(self, logits=self.logits[:, order], labels=labels, options=options)
+
 
 Maker = Callable[[Random, DType], Iterator[Problem]]
+# What a case does instead of making problems: f(implementation, result, thread_counts) judges into
+# the result, and says from time to time how far it is.
+Sweep = Callable[[Any, Any, Sequence[int]], Iterator[str]]
+# From which runs on a case is run.
+Level = Literal["quick", "default", "full"]
+QUICK: Final = "quick"
+DEFAULT: Final = "default"
+FULL: Final = "full"
+LEVELS: Final[tuple[Level, ...]] = (QUICK, DEFAULT, FULL)
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A named maker of problems; the same seed gives the same problems, whatever else is run."""
+    """A named maker of problems; the same seed gives the same problems, whatever else is run.
+
+    `standard` names the dtypes in which an ordinary implementation can be judged by it, too: not
+    those in which the plain formula has no digits at all to give. `quick_dtypes` are those of quick
+    runs. `sweep` replaces the problems.
+    """
 
     name: str
     reason: str
     make: Maker
     dtypes: tuple[str, ...] = DTYPES
     operation: str = CROSS_ENTROPY
-    quick: bool = True
+    level: Level = QUICK
+    standard: tuple[str, ...] = DTYPES
+    sweep: Sweep | None = None
+    quick_dtypes: tuple[str, ...] = DTYPES
+
+    @property
+    def quick(self) -> bool:
+        """Whether quick runs include it."""
+        return self.level == QUICK
 
     def problems(self, dtype: DType, seed: int) -> Iterator[Problem]:
         """The case's problems in this dtype."""
@@ -94,14 +166,18 @@ Register = Callable[[Maker], Case]
 
 
 def case(
-    *, dtypes: tuple[str, ...] = DTYPES, operation: str = CROSS_ENTROPY, quick: bool = True
+    *,
+    dtypes: tuple[str, ...] = DTYPES,
+    operation: str = CROSS_ENTROPY,
+    level: Level = QUICK,
+    standard: tuple[str, ...] = DTYPES,
 ) -> Register:
     """Make a case of a function: its name is the case's, its docstring the reason."""
 
     def register(make: Maker) -> Case:
         name = getattr(make, "__name__", "")
         reason = " ".join((make.__doc__ or "").split())
-        return Case(name, reason, make, dtypes, operation, quick)
+        return Case(name, reason, make, dtypes, operation, level, standard)
 
     return register
 

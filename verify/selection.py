@@ -2,73 +2,150 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import fastxent
 
-from .case import DTYPES, Case, DType, dtype_named
+from .adapters import ADAPTERS, is_installed
+from .case import DTYPES, Case, Level, dtype_named
 from .cases import cases_named
-from .implementation import Implementation, backend_implementation
+from .implementation import BACKENDS, Implementation, from_callable, named
+from .profile import PROFILES, STANDARD, STRICT, ProfileName
 from .reference import LONGDOUBLE_IS_EXTENDED
 
 _GET_ML_DTYPES: Final = "python -m pip install ml_dtypes"
 
+Impl = str | Callable[..., Any] | Implementation
+
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What to run."""
+    """What to run; `dtypes` holds those of each implementation, by its name."""
 
     cases: list[Case]
     implementations: list[Implementation]
-    dtypes: list[DType]
+    dtypes: dict[str, list[str]]
+    profile: ProfileName
     thread_counts: tuple[int, ...]
+    peers: frozenset[str]
     notes: list[str]
 
 
 def select(
+    *,
+    impl: Impl | Sequence[Impl] | None,
+    peers: bool,
+    profile: str | None,
     backends: Sequence[str] | None,
     dtypes: Sequence[str] | None,
     cases: Sequence[str],
-    quick: bool,
+    level: Level,
     seed: int,
     thread_counts: Sequence[int],
+    problem: int | None,
 ) -> Selection:
-    """Look everything up; ValueError for what is unknown."""
+    """Look everything up; ValueError for what is unknown, ImportError for what is missing."""
+    notes: list[str] = []
+    implementations = _implementations(impl, peers, backends, notes)
+    if profile is None:
+        profile = STRICT if impl is None and not peers else STANDARD
+    if profile not in PROFILES:
+        raise ValueError(
+            f"profile must be one of {', '.join(map(repr, PROFILES))}, not {profile!r}"
+        )
+    if seed < 0:
+        raise ValueError(f"seed must not be negative, but is {seed}")
+    if not thread_counts or min(thread_counts) < 1:
+        raise ValueError(f"thread counts must be at least 1, not {list(thread_counts)}")
+    if problem is not None and problem < 0:
+        raise ValueError(f"problem must not be negative, but is {problem}")
+    if problem is not None and len(cases) != 1:
+        raise ValueError("problem counts the problems of one case; name that case, too")
+    if not LONGDOUBLE_IS_EXTENDED:
+        notes.append(
+            "numpy.longdouble is no wider than float64 here: pairs of float64 are the reference"
+        )
+    return Selection(
+        cases_named(list(cases), level),
+        implementations,
+        {each.name: _dtypes(each, dtypes, peers, notes) for each in implementations},
+        profile,
+        tuple(dict.fromkeys(thread_counts)),
+        frozenset(ADAPTERS) if peers else frozenset(),
+        list(dict.fromkeys(notes)),
+    )
+
+
+def _implementations(
+    impl: Impl | Sequence[Impl] | None,
+    peers: bool,
+    backends: Sequence[str] | None,
+    notes: list[str],
+) -> list[Implementation]:
     available = fastxent.available_backends()
     for name in backends or ():
         if name not in available:
             raise ValueError(
                 f"backend must be one of {', '.join(map(repr, available))} here, not {name!r}"
             )
-    if seed < 0:
-        raise ValueError(f"seed must not be negative, but is {seed}")
-    if not thread_counts or min(thread_counts) < 1:
-        raise ValueError(f"thread counts must be at least 1, not {list(thread_counts)}")
-    notes = []
-    if not backends:
-        notes = [
+    asked: list[Impl] = list(backends or ())
+    if impl is not None:
+        is_one = isinstance(impl, str | Implementation) or callable(impl)
+        if not is_one and not isinstance(impl, Sequence):
+            raise TypeError(f"impl must be callable, not {type(impl).__name__}")
+        asked += [impl] if is_one else list(impl)  # type: ignore[list-item, arg-type]
+    if peers:
+        asked = [*(backends or available), *asked[len(backends or ()) :]]
+        for name in ADAPTERS:
+            if is_installed(name):
+                asked.append(name)
+            else:
+                notes.append(f"{name} is not installed (python -m pip install {ADAPTERS[name][1]})")
+    if not asked:
+        asked = list(available)
+        notes += [
             f"backend {name} is not available here and was not checked"
-            for name in ("cython", "numba")
+            for name in BACKENDS
             if name not in available
         ]
-    if not LONGDOUBLE_IS_EXTENDED:
-        notes.append("numpy.longdouble is no wider than float64 here: mpmath is the reference")
+    found = [_one(each) for k, each in enumerate(asked) if not _is_among(each, asked[:k])]
+    names = [each.name for each in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(
+                f"two implementations are called {name!r}; wrap one in an "
+                "Implementation with another name"
+            )
+    return found
+
+
+def _is_among(impl: Impl, others: list[Impl]) -> bool:
+    return any(impl is other or (isinstance(impl, str) and impl == other) for other in others)
+
+
+def _one(impl: Impl) -> Implementation:
+    if isinstance(impl, Implementation):
+        return impl
+    return named(impl) if isinstance(impl, str) else from_callable(impl)
+
+
+def _dtypes(
+    implementation: Implementation, asked: Sequence[str] | None, peers: bool, notes: list[str]
+) -> list[str]:
+    usual = implementation.dtypes
+    if peers:  # beside each other, all in the same
+        usual = tuple(name for name in usual if name in ("float32", "float64"))
     found = []
-    for name in dtypes or DTYPES:
+    for name in asked or usual:
         if name not in DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(map(repr, DTYPES))}, not {name!r}")
         try:
-            found.append(dtype_named(name))
+            dtype_named(name)
+            found.append(name)
         except ModuleNotFoundError:
-            if dtypes:
+            if asked:
                 raise ImportError(f"bfloat16 needs ml_dtypes: {_GET_ML_DTYPES}") from None
             notes.append(f"bfloat16 was not checked: ml_dtypes is not installed ({_GET_ML_DTYPES})")
-    return Selection(
-        cases=cases_named(list(cases), quick),
-        implementations=[backend_implementation(name) for name in backends or available],
-        dtypes=found,
-        thread_counts=tuple(dict.fromkeys(thread_counts)),
-        notes=notes,
-    )
+    return found
