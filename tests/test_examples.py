@@ -112,3 +112,64 @@ def test_language_model_head_works_in_place_and_leaves_padding_out(tmp_path: Pat
     assert 15 < float(perplexity[1]) < 30
     assert re.search(r"^gradient in the logits' memory: True$", done.stdout, re.MULTILINE)
     assert re.search(r"^largest gradient at a pad: +0\.0$", done.stdout, re.MULTILINE)
+
+
+# ---- the loss with a fault that is easily missed -------------------------------------------------
+
+
+def verified(function: str, tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    (tmp_path / "blockwise_loss.py").write_text((EXAMPLES / "blockwise_loss.py").read_text())
+    return subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "fastxent.verify",
+            "--impl",
+            f"blockwise_loss:{function}",
+            *arguments,
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+
+
+def test_the_blockwise_loss_is_caught_where_the_page_says(tmp_path: Path) -> None:
+    done = verified("loss", tmp_path, "--quick")
+    assert done.returncode == 1, done.stdout + done.stderr
+    page = (EXAMPLES.parent / "docs" / "verification.md").read_text()
+    shown = page.partition("    $ fastxent verify --impl blockwise_loss:loss\n")[2]
+    lines = shown.partition("\n\n")[0].splitlines()
+    assert len(lines) == 10
+    assert "\n".join(line.removeprefix("    ") for line in lines) in done.stdout
+    found = set(re.findall(r"^BREACH (\w+)", done.stdout, re.MULTILINE))
+    assert {"leading_masked", "leading_masked_segment"} <= found <= {
+        "leading_masked", "leading_masked_segment", "label_masked",
+    }  # fmt: skip
+
+
+def test_the_mended_blockwise_loss_passes(tmp_path: Path) -> None:
+    done = verified("mended_loss", tmp_path, "--quick")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_page_shows_the_loss_of_the_example() -> None:
+    source = (EXAMPLES / "blockwise_loss.py").read_text()
+    page = (EXAMPLES.parent / "docs" / "verification.md").read_text()
+    shown = page.partition("```python\ndef loss(logits, labels):\n")[2].partition("```")[0]
+    assert shown.count("\n") == 11
+    assert shown in source.partition('for both sums."""\n')[2]
+
+
+def test_the_logits_of_the_digits_model_are_those_that_the_verification_has(
+    tmp_path: Path,
+) -> None:
+    from fastxent.verify.cases import real
+
+    done = run("digits.py", tmp_path, "--save-logits", str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    logits, labels = real.digits_logits()
+    assert (np.load(tmp_path / "digits_labels.npy") == labels).all()
+    np.testing.assert_allclose(np.load(tmp_path / "digits_logits.npy"), logits, atol=2e-3)
