@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from .case import Case, dtype_named
 from .implementation import Implementation, LoadError
-from .profile import STANDARD, bound_of
+from .profile import bound_of
 from .result import Breach, Result
 from .steps import Begun, Event, Key, Settings, run_steps, steps
 
@@ -44,6 +44,7 @@ class Job:
     arguments: tuple[str, ...]
     settings: Settings
     path: tuple[str, ...] = ()
+    n_timeouts: int = 0  # of the processes before
 
 
 def run_job(
@@ -65,7 +66,6 @@ class Run:
     results: list[Result] = field(default_factory=list)
     _total: int = 0
     _done: int = 0
-    _n_timeouts: int = 0
     _events: queue.Queue[tuple[str, Any]] = field(default_factory=queue.Queue)
     _stopped: threading.Event = field(default_factory=threading.Event)
 
@@ -107,10 +107,7 @@ class Run:
 
     def _n_steps(self, dtypes: Sequence[str]) -> int:
         each = [dtype_named(name) for name in dtypes]
-        known = steps(self.cases, each, quick=self.settings.quick)
-        if self.settings.profile != STANDARD:
-            return len(known)
-        return sum(dtype.name in case.standard for case, dtype in known)
+        return len(steps(self.cases, each, self.settings.profile, quick=self.settings.quick))
 
     def _take(self, event: Event) -> None:
         """Keep results; a step that ended its process is counted once, by the process behind it."""
@@ -124,8 +121,9 @@ class Run:
 
     def _in_process(self, job: Job) -> None:
         try:
-            while job is not None and not self._stopped.is_set():
-                job = self._one_process(job)  # type: ignore[assignment]
+            left: Job | None = job
+            while left is not None and not self._stopped.is_set():
+                left = self._one_process(left)
             self._events.put(("finished", None))
         except BaseException as error:
             self._events.put(("failed", error))
@@ -156,8 +154,8 @@ class Run:
         self._events.put(("event", [result]))
         done.add((at.case, at.dtype, at.implementation))
         caught.add(at.implementation)
-        self._n_timeouts += worker.is_too_late
-        if self._n_timeouts >= _MOST_TIMEOUTS:
+        n_timeouts = job.n_timeouts + worker.is_too_late
+        if n_timeouts >= _MOST_TIMEOUTS:
             result.notes.add(f"{at.implementation} was given up after {_MOST_TIMEOUTS} time-outs")
             return None
         arguments = job.arguments
@@ -166,7 +164,7 @@ class Run:
         if not arguments:
             return None
         settings = replace(job.settings, done=frozenset(done))
-        return replace(job, settings=settings, arguments=arguments)
+        return replace(job, settings=settings, arguments=arguments, n_timeouts=n_timeouts)
 
     def _ended(self, at: Begun, said: str) -> Result:
         case = next(case for case in self.cases if case.name == at.case)

@@ -78,14 +78,16 @@ Event = Begun | list[Result]
 
 
 def steps(
-    cases: Sequence[Case], dtypes: Sequence[DType], *, quick: bool = False
+    cases: Sequence[Case], dtypes: Sequence[DType], profile: ProfileName, *, quick: bool = False
 ) -> list[tuple[Case, DType]]:
-    """What a run consists of."""
+    """What a run in a profile consists of."""
     return [
         (case, dtype)
         for case in cases
         for dtype in dtypes
-        if dtype.name in case.dtypes and (not quick or dtype.name in case.quick_dtypes)
+        if dtype.name in case.dtypes
+        and (not quick or dtype.name in case.quick_dtypes)
+        and (profile == STRICT or dtype.name in case.standard)
     ]
 
 
@@ -100,12 +102,10 @@ def run_steps(
     Gives every problem before it is put to an implementation, and a case's results after it.
     """
     left = list(implementations)
-    for case, dtype in steps(cases, dtypes, quick=settings.quick):
+    for case, dtype in steps(cases, dtypes, settings.profile, quick=settings.quick):
         if not left:
             return
         asked = [each for each in left if (case.name, dtype.name, each.name) not in settings.done]
-        if settings.profile == STANDARD and dtype.name not in case.standard:
-            continue
         results: list[Result] = []
         for event in check_case(case, asked, dtype, settings):
             if isinstance(event, list):

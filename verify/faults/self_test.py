@@ -230,9 +230,8 @@ class _Plan:
     @property
     def n_steps(self) -> int:
         return sum(
-            self.profile == STRICT or dtype.name in case.standard
+            len(steps(self.cases, [dtype_named(name) for name in dtypes], self.profile))
             for _, dtypes in self.groups
-            for case, dtype in steps(self.cases, [dtype_named(name) for name in dtypes])
         )
 
 
