@@ -54,7 +54,8 @@ typedef struct {
   int64_t output_stride;
   int64_t output_inner_stride;
   int64_t output_class_stride;
-  double output_scale;     /* the gradient is multiplied by it */
+  double output_scale;     /* the gradient is multiplied by it, and by 2^output_exponent */
+  int64_t output_exponent; /* 0 unless a number by itself could not hold the two */
   int64_t output_streams;  /* whether the output goes past the caches: it is larger than they are */
   double *losses;          /* one a row */
   double *states;          /* STATE_SIZE numbers a segment or a row */

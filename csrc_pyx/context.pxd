@@ -59,6 +59,7 @@ cdef extern from "context.h" nogil:
         int64_t output_inner_stride
         int64_t output_class_stride
         double output_scale
+        int64_t output_exponent
         int64_t output_streams
         double* losses
         double* states

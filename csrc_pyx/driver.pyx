@@ -5,6 +5,7 @@ cimport numpy as np
 from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.tuple cimport PyTuple_GET_SIZE
+from libc.math cimport frexp
 from libc.stdint cimport int64_t, uintptr_t
 from libc.string cimport memset
 
@@ -46,6 +47,10 @@ cdef enum:
     ROWS_AT_ONCE = 2
 
 cdef int64_t MOST_ITEMS = <int64_t>1 << 62
+
+# Beyond them 1/denominator is no number with all its digits.
+cdef double LEAST_DENOMINATOR = 2.0 ** -1000
+cdef double MOST_DENOMINATOR = 2.0 ** 1000
 
 # Less work, in logits, is done with the GIL held: some 10 us. Who releases it may have to wait for
 # it: beside a busy Python thread a loss of 64 x 27 took 10 us with it and 28 us without. A row by
@@ -347,6 +352,17 @@ cdef int run(
     return raise_pending(answer)
 
 
+cdef void set_output_scale(Context* context, double denominator) noexcept:
+    # The output is divided by the denominator of a mean; one over nothing has none.
+    cdef int exponent
+    cdef double mantissa
+    context.output_scale = 1.0 / denominator if denominator != 0.0 else 0.0
+    if denominator != 0.0 and not LEAST_DENOMINATOR <= denominator <= MOST_DENOMINATOR:
+        mantissa = frexp(denominator, &exponent)
+        context.output_scale = 1.0 / mantissa
+        context.output_exponent = -exponent
+
+
 cdef int64_t first_nan(const double* marks, int64_t n) noexcept nogil:
     cdef int64_t i
     for i in range(n):
@@ -444,7 +460,7 @@ def evaluate(
         if mean:
             if denominator == 0.0 and refuses_empty:
                 return EMPTY, 0.0, 0.0
-            context.output_scale = 1.0 / denominator if denominator != 0.0 else 0.0
+            set_output_scale(&context, denominator)
         totals[0] = 0.0
         for kernel, extent in steps:
             if extent == ROWS:

@@ -28,7 +28,7 @@ Logits that are capped or divided by a temperature stand for y(x_j), maxima for 
 m itself; differences are taken by `gap`.
 """
 
-from libc.math cimport INFINITY, NAN, exp, fma, frexp, ldexp, log, log1p
+from libc.math cimport INFINITY, NAN, exp, fabs, fma, frexp, ldexp, log, log1p
 from libc.stdint cimport int64_t, uintptr_t
 
 from context cimport (
@@ -37,17 +37,19 @@ from context cimport (
 )
 from primitives cimport (
     LANES, MOST_LANES, LaneReference, LaneSpread, LaneSums, Tile, hessian_tile, load_tile,
-    log_softmax_tile, softmax_tile, spread_tile, store_tile, subtract_spread_from_tile, sum_tile,
+    log_softmax_tile, shift_lanes, softmax_tile, spread_tile, store_tile,
+    subtract_spread_from_tile, sum_tile,
 )
 from primitives cimport (
-    BLOCK, Block, BlockSpread, BlockSum, BlockTarget, Context, Gap, Measure, Reference, Softness,
-    Transformed, balancing_exponent, block_divergence, block_expectation, block_hessian,
-    block_hessian_product, block_is_within, block_label_gradient, block_log_softmax, block_maximum,
-    block_softmax, block_softmax_minus_target, block_spread, block_sum, block_sum_and_spread,
-    block_sum_with_tails, block_target, element_size, finish_streams, first_equal, load_block,
-    load_element, open_block, output_block, prefetch_ends, real, reference_at, row_softness,
-    shift_block, shift_exponent, store_block, store_element, transform_block, transformed_gap,
-    transformed_value,
+    BLOCK, LARGEST_OUTPUT_EXPONENT, LEAST_BALANCED_SCALE, LEAST_OUTPUT_EXPONENT, LEAST_OUTPUT_SCALE,
+    MOST_BALANCED_SCALE, MOST_OUTPUT_EXPONENT, MOST_OUTPUT_SCALE, Block, BlockSpread, BlockSum,
+    BlockTarget, Context, Gap, Measure, Reference, Softness, Transformed, balancing_exponent,
+    block_divergence, block_expectation, block_hessian, block_hessian_product, block_is_within,
+    block_label_gradient, block_log_softmax, block_maximum, block_softmax,
+    block_softmax_minus_target, block_spread, block_sum, block_sum_and_spread, block_sum_with_tails,
+    block_target, element_size, finish_streams, first_equal, load_block, load_element, open_block,
+    output_block, prefetch_ends, real, reference_at, row_softness, scale_values, shift_block,
+    shift_exponent, store_block, store_element, transform_block, transformed_gap, transformed_value,
 )
 
 cdef double E_TO_MINUS_128 = exp(-128.0)
@@ -81,6 +83,11 @@ cdef struct Share:
 cdef struct Total:
     double value
     double value_lost
+
+# The number value * 2^exponent.
+cdef struct Scale:
+    double value
+    int exponent
 
 # The block that is being summed up, and the one that comes after it.
 cdef struct Reading:
@@ -422,6 +429,45 @@ cdef inline Share share_of(const Context* context, int64_t i, State state) noexc
     return share
 
 
+cdef Scale scale_of(
+    const Context* context, double weight, double factor, double temperature, double mass
+) noexcept nogil:
+    # What the output of a row is multiplied by; `mass` is about what its measure has. Where `real`
+    # would be short of digits for results that it holds, an exponent is taken out.
+    cdef int own, others, most
+    cdef double mantissa
+    cdef double value = context.output_scale * weight * factor / temperature
+    if (
+        context.output_exponent == 0 and LEAST_OUTPUT_SCALE <= value <= MOST_OUTPUT_SCALE
+        and value * mass <= MOST_OUTPUT_SCALE
+    ):
+        return Scale(value=value, exponent=0)
+    mantissa = frexp(context.output_scale, &own)
+    others = own + <int>context.output_exponent
+    mantissa *= frexp(weight, &own)
+    others += own
+    mantissa *= frexp(factor, &own)
+    others += own
+    mantissa /= frexp(temperature, &own)
+    others -= own
+    mantissa = frexp(mantissa, &own)
+    others += own
+    # a mass far below 1 leaves room for a larger value
+    frexp(mass, &own)
+    most = <int>MOST_OUTPUT_EXPONENT - min(own, 0)
+    most = min(most, <int>LARGEST_OUTPUT_EXPONENT - max(own, 0))
+    most = min(max(others, <int>LEAST_OUTPUT_EXPONENT), most)
+    return Scale(value=ldexp(mantissa, most), exponent=others - most)
+
+
+cdef double measured_mass(Share share, State state, Total total) noexcept nogil:
+    # The mass of a row's measure, and of what z-loss adds to it, within a factor of 2.
+    return (
+        fabs(total.value) + share.label + share.probs * state.mass
+        + share.spread * state.spread_mass
+    )
+
+
 cdef inline bint is_nothing(const Context* context, Share share, State state) noexcept nogil:
     # Whether nothing is asked of a row: no mass anywhere, and no z-loss.
     return (
@@ -594,13 +640,15 @@ cdef void write_output(
     cdef Total total = measured_total(context, share, state, log_sum)
     cdef Total product
     cdef Reference reference = reference_at(0.0 if context.transforms != 0 else state.maximum)
-    cdef double output_scale = context.output_scale * share.weight
+    cdef double temperature = context.temperature
+    cdef double factor = 1.0
     cdef double maximum = state.maximum
     cdef double label_value = 0.0
     cdef double mean = 0.0
     cdef double mass, mass_lost, scale
     cdef int64_t label = -1
     cdef int exponent, shift
+    cdef Scale output_scale
     # (a shard does not know how many of the classes that are not masked are its own)
     cdef bint masked = (
         state.n_unmasked != <double>context.n_classes or context.n_labels != context.n_classes
@@ -612,22 +660,29 @@ cdef void write_output(
         return
     if context.transforms != 0:
         maximum = 0.0
-        output_scale /= context.temperature
     if context.output_kind == OUTPUT_HESSIAN:
-        total.value *= context.hess_factor
+        factor = total.value * context.hess_factor
+    elif (
+        context.output_kind == OUTPUT_HESSIAN_PRODUCT and 0.0 < total.value < LEAST_OUTPUT_SCALE
+    ):
+        # vectors may be large: what they are multiplied by must not be subnormal before
+        factor = total.value
+        total = Total(value=1.0, value_lost=total.value_lost / factor)
     elif context.output_kind == OUTPUT_LABEL_GRADIENT:
-        output_scale = context.output_scale * share.weight
+        temperature = 1.0
+    mass = measured_mass(share, state, total) if factor == 1.0 else 1.0
+    output_scale = scale_of(context, share.weight, factor, temperature, mass)
     if context.output_kind == OUTPUT_HESSIAN_PRODUCT:
         mean = row_expectation(context, i, state) / sum_exp(state)
     if context.output_kind == OUTPUT_HESSIAN:
         scale = softmax_scale(state, reference.factor, 1.0, 0.0)
     elif total.value == 1.0 and total.value_lost == 0.0:
-        scale = output_scale * softmax_scale(state, reference.factor, 1.0, 0.0)
+        scale = output_scale.value * softmax_scale(state, reference.factor, 1.0, 0.0)
     else:
         # The total, output_scale included, as mass * 2^exponent: times the factor a tiny one would
         # be subnormal.
         product = with_part(
-            Total(value=0.0, value_lost=0.0), output_scale, total.value, total.value_lost
+            Total(value=0.0, value_lost=0.0), output_scale.value, total.value, total.value_lost
         )
         mass = frexp(product.value, &exponent)
         mass_lost = ldexp(product.value_lost, -exponent)
@@ -637,7 +692,7 @@ cdef void write_output(
         scale = ldexp(scale, exponent + shift)
     if context.target == TARGET_LABELS:
         label = context.labels[i] - context.class_offset
-        label_value = label_gradient(context, share, state, total) * output_scale
+        label_value = label_gradient(context, share, state, total) * output_scale.value
     is_plain = (
         context.output_kind == OUTPUT_GRADIENT and context.target != TARGET_PROBS
         and context.transforms == 0
@@ -646,8 +701,8 @@ cdef void write_output(
     measure = Measure(
         probs=NULL, class_weights=NULL, probs_scale=share.probs, spread=share.spread,
         transformed=NULL, total=total.value, total_lost=total.value_lost,
-        others=others_share(state), output_scale=output_scale, label=-1, label_value=label_value,
-        masked=masked,
+        others=others_share(state), output_scale=output_scale.value, label=-1,
+        label_value=label_value, masked=masked,
     )
     if context.transforms != 0:
         measure.transformed = &transformed
@@ -655,7 +710,9 @@ cdef void write_output(
     while j < stop:
         destination = context.output + i * context.output_stride + j * element_size(element)
         output = output_block(destination, element, output_buffer)
-        streams = context.output_streams != 0 and output != output_buffer
+        streams = (
+            context.output_streams != 0 and output != output_buffer and output_scale.exponent == 0
+        )
         open_at(context, i, j, stop, &block)
         n = block.n
         partners = NULL
@@ -687,8 +744,8 @@ cdef void write_output(
                 shift_block(&block, reference.shift)
             if is_plain:
                 block_softmax(
-                    block.logits, n, reference, scale, share.spread * output_scale, measure.label,
-                    label_value, output, streams,
+                    block.logits, n, reference, scale, share.spread * output_scale.value,
+                    measure.label, label_value, output, streams,
                 )
             elif context.output_kind == OUTPUT_HESSIAN:
                 block_hessian(block.logits, n, &measure, reference, scale, output, streams)
@@ -700,6 +757,8 @@ cdef void write_output(
                 block_softmax_minus_target(
                     block.logits, n, &measure, reference, scale, output, streams
                 )
+        if output_scale.exponent != 0:
+            scale_values(output, n, 1, output_scale.exponent)
         store_block(output, n, destination, element)
         j += n
 
@@ -823,52 +882,75 @@ cdef void lanes_write(
     cdef double[MOST_LANES] spreads
     cdef double[MOST_LANES] label_shares
     cdef double[MOST_LANES] label_values
+    cdef double[MOST_LANES] shifts
+    cdef int[MOST_LANES] exponents
     cdef int64_t j, k, label
-    cdef double output_scale
+    cdef int shift
+    cdef double factor = 1.0
+    cdef double mass
+    cdef bint is_shifted = False
+    cdef LaneReference shifted = reference[0]
+    cdef Scale output_scale
     cdef bint has_labels = context.target == TARGET_LABELS
     cdef bint is_gradient = context.output_kind == OUTPUT_GRADIENT
     cdef State state
     cdef Share share
     cdef Total total
+    cdef bint is_hessian = context.output_kind == OUTPUT_HESSIAN
+    cdef Scale plain = scale_of(context, 1.0, context.hess_factor if is_hessian else 1.0, 1.0, 1.0)
     for k in range(LANES):
-        scales[k] = context.output_scale * sums.scale[k]
-        totals[k] = context.output_scale * context.hess_factor
+        scales[k] = plain.value * sums.scale[k]
+        totals[k] = plain.value
         spreads[k] = 0.0
-        label_shares[k] = context.output_scale
+        label_shares[k] = plain.value
         label_values[k] = NAN
+        shifts[k] = 0.0
+        exponents[k] = plain.exponent
         if k < n and has_labels and is_left_out(context, i + k):
             label_shares[k] = NAN
         elif k < n and has_labels and not measured:
             # p_y - 1 without the difference where y holds the maximum; elsewhere p_y is at most a
             # half, and p_y - 1 loses no digit
             if lane_label_logit(context, i + k, tile, k) == sums.maximum[k]:
-                label_values[k] = -sums.others[k] * context.output_scale
+                label_values[k] = -sums.others[k] * plain.value
         elif k < n and has_labels:
             state = lane_state(context, i + k, tile, sums, spread, k)
             share = share_of(context, i + k, state)
             total = measured_total(context, share, state, sums.log_sum_exp[k])
-            output_scale = context.output_scale * share.weight
-            scales[k] = output_scale * total.value * sums.scale[k]
-            totals[k] = output_scale * total.value * context.hess_factor
-            spreads[k] = output_scale * share.spread
-            label_shares[k] = output_scale * share.label
+            if is_hessian:
+                factor = total.value * context.hess_factor
+            mass = 1.0 if is_hessian else measured_mass(share, state, total)
+            output_scale = scale_of(context, share.weight, factor, 1.0, mass)
+            exponents[k] = output_scale.exponent
+            totals[k] = output_scale.value
+            scales[k] = output_scale.value * total.value * sums.scale[k]
+            # (the calls take longer than all the rest of the row)
+            if not LEAST_BALANCED_SCALE <= scales[k] < MOST_BALANCED_SCALE:
+                shift = balancing_exponent(scales[k], 0)
+                shifts[k] = <double>shift
+                scales[k] = ldexp(scales[k], shift)
+                is_shifted = True
+            spreads[k] = output_scale.value * share.spread
+            label_shares[k] = output_scale.value * share.label
             if state.label_logit == state.maximum:
-                label_values[k] = output_scale * (
+                label_values[k] = output_scale.value * (
                     (total.value - (share.label + share.spread * state.label_weight))
                     - total.value * sums.others[k]
                 )
             if is_nothing(context, share, state):
                 label_shares[k] = NAN
+    if is_shifted:
+        shifted = shift_lanes(reference, shifts)
     if context.output_kind == OUTPUT_LOG_SOFTMAX:
         log_softmax_tile(tile, context.n_classes, sums.maximum, sums.log_sum_exp)
-    elif context.output_kind == OUTPUT_HESSIAN:
+    elif is_hessian:
         hessian_tile(tile, context.n_classes, reference, sums.scale, sums.others, totals)
     elif context.smoothing != 0.0:
         subtract_spread_from_tile(
-            tile, context.n_classes, reference, scales, spreads, weights_from(context, 0)
+            tile, context.n_classes, &shifted, scales, spreads, weights_from(context, 0)
         )
     else:
-        softmax_tile(tile, context.n_classes, reference, scales)
+        softmax_tile(tile, context.n_classes, &shifted, scales)
     for k in range(n if has_labels else 0):
         label = context.labels[i + k]
         if label_shares[k] != label_shares[k]:
@@ -880,6 +962,9 @@ cdef void lanes_write(
                 tile.values[j] = <real>label_values[k]
             else:
                 tile.values[j] = <real>(tile.values[j] - label_shares[k])
+    for k in range(n):
+        if exponents[k] != 0:
+            scale_values(tile.values + k, context.n_classes, LANES, exponents[k])
     store_tile(
         tile, output, context.logits_element, context.n_classes, n, context.output_inner_stride,
         context.output_class_stride,
@@ -1096,10 +1181,12 @@ cdef void rows_diverge(const Context* context, int64_t start, int64_t stop) noex
     cdef int64_t partners_element = context.partners_element
     cdef double total, total_lost, part
     cdef Softness own_softness, partner_softness
+    cdef Scale output_scale
     for i in range(start, stop):
         if is_left_out(context, i):
             write_ignored(context, i, i + 1)
             continue
+        output_scale = scale_of(context, row_weight(context, i), 1.0, context.temperature, 1.0)
         own_softness = row_softness(
             context.logits + i * context.logits_stride, element, context.n_classes,
             context.temperature, own_buffer,
@@ -1130,9 +1217,11 @@ cdef void rows_diverge(const Context* context, int64_t start, int64_t stop) noex
                 output = output_block(destination, element, output_buffer)
             part = block_divergence(
                 own, partner, n, own_softness, partner_softness, context.temperature,
-                context.output_scale * row_weight(context, i), output,
+                output_scale.value, output,
             )
             if output != NULL:
+                if output_scale.exponent != 0:
+                    scale_values(output, n, 1, output_scale.exponent)
                 store_block(output, n, destination, element)
             total_lost += lost(total, part)
             total += part

@@ -227,6 +227,15 @@ static inline vec vector_from(const double *numbers) {
   return vector;
 }
 
+/* shift_exponent, by an exponent for each lane. */
+static inline LaneReference shift_lanes(const LaneReference *reference, const double *exponents) {
+  const vec exponent = vector_from(exponents);
+  LaneReference shifted = *reference;
+  shifted.lowest += exponent * broadcast((real)0x1.62e42fefa39efp-1);
+  shifted.rounder -= exponent * broadcast((real)STEPS);
+  return shifted;
+}
+
 /* values_j = scale * exp(x_j - m) / factor */
 static inline void softmax_tile(Tile *tile, int64_t n_classes, const LaneReference *reference,
                                 const double *scales) {

@@ -136,6 +136,20 @@ static inline Reference reference_at(double maximum) {
   return reference;
 }
 
+/* What an output is multiplied by is kept between these two, where every result that `real` holds is
+ * computed with all its digits; the power of two that is missing comes last. */
+#define LEAST_OUTPUT_EXPONENT (-(SPARE_EXPONENT / 2))
+#define MOST_OUTPUT_EXPONENT SPARE_EXPONENT
+/* Neither it nor its product with the mass is beyond 2 to this: times the 0 of a masked class, infinity
+ * would be NaN. */
+#define LARGEST_OUTPUT_EXPONENT (FASTXENT_REAL_BITS == 32 ? 120 : 1000)
+#define LEAST_OUTPUT_SCALE (FASTXENT_REAL_BITS == 32 ? 0x1p-32 : 0x1p-257)
+#define MOST_OUTPUT_SCALE (FASTXENT_REAL_BITS == 32 ? 0x1p62 : 0x1p512)
+
+/* Between these `balancing_exponent` is 0. */
+#define LEAST_BALANCED_SCALE (FASTXENT_REAL_BITS == 32 ? 0x1p-94 : 0x1p-769)
+#define MOST_BALANCED_SCALE (FASTXENT_REAL_BITS == 32 ? 0x1p-31 : 0x1p-256)
+
 /* The power of two to multiply scale * 2^exponent by so that `real` holds it with all its digits: 0
  * unless it is far from SPARE_FACTOR, as tiny or huge target masses make it. The limits keep every
  * power of two that a reference shifted by it can give within the normal range. */
@@ -328,6 +342,12 @@ static inline void store_block(const real *block, int64_t n, char *destination, 
     uint16_t *halves = (uint16_t *)destination;
     for (int64_t j = 0; j < n; j++) halves[j] = narrow_bfloat16((float)block[j]);
   }
+}
+
+/* n values times 2^exponent, each rounded once. */
+static inline void scale_values(real *values, int64_t n, int64_t stride, int exponent) {
+  for (int64_t j = 0; j < n; j++)
+    values[j * stride] = (real)ldexp((double)values[j * stride], exponent);
 }
 
 static inline double load_element(const char *source, int64_t element) {
@@ -937,10 +957,10 @@ static inline vec hessian_values(const void *closure, int64_t j, int64_t n) {
   const vec p = measure_term(with, load_values(with->logits, j, n), j, n);
   const vec_bits most = p > broadcast((real)0.5);
   const vec rest = choose(most, broadcast((real)with->measure.others), broadcast(1) - p);
-  return p * rest * broadcast((real)(with->measure.total * with->measure.output_scale));
+  return p * rest * broadcast((real)with->measure.output_scale);
 }
 
-/* output_j = output_scale * total * p_j * (1 - p_j), with p_j = scale * exp(x_j - m) / factor */
+/* output_j = output_scale * p_j * (1 - p_j), with p_j = scale * exp(x_j - m) / factor */
 static inline void block_hessian(const real *logits, int64_t n, const Measure *measure,
                                  Reference reference, double scale, real *output, int streams) {
   const MeasureValues with = measure_values_of(logits, measure, reference, scale);
@@ -1111,7 +1131,7 @@ static inline Softness row_softness(const char *row, int64_t element, int64_t n_
 
 /* The sum of q_j * (exp(-d_j) - 1 + d_j), with p and q the softmax of logits and partners and
  * d_j = log q_j - log p_j; where d_j is small from its series. Where there is an output,
- * output_j = output_scale * (p_j - q_j) / temperature. */
+ * output_j = output_scale * (p_j - q_j). */
 static inline double block_divergence(const real *logits, const real *partners, int64_t n,
                                       Softness own, Softness partner, double temperature,
                                       double output_scale, real *output) {
@@ -1119,7 +1139,7 @@ static inline double block_divergence(const real *logits, const real *partners, 
   const Table table = make_table();
   const TransformReference top = transform_relative_to(own.maximum, temperature, 0);
   const TransformReference partner_top = transform_relative_to(partner.maximum, temperature, 0);
-  const vec none = broadcast(0), scale = broadcast((real)(output_scale / temperature));
+  const vec none = broadcast(0), scale = broadcast((real)output_scale);
   const vec own_scale = broadcast((real)(own.scale * reference.factor));
   const vec partner_scale = broadcast((real)(partner.scale * reference.factor));
   line_sum sums;

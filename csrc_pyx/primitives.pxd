@@ -10,6 +10,13 @@ cdef extern from "primitives.h" nogil:
     ctypedef double real
     enum:
         BLOCK
+        LEAST_OUTPUT_EXPONENT
+        MOST_OUTPUT_EXPONENT
+        LARGEST_OUTPUT_EXPONENT
+    double LEAST_OUTPUT_SCALE
+    double MOST_OUTPUT_SCALE
+    double LEAST_BALANCED_SCALE
+    double MOST_BALANCED_SCALE
     ctypedef struct Reference:
         double shift
         double factor
@@ -61,6 +68,7 @@ cdef extern from "primitives.h" nogil:
     const real* load_block(const char* source, int64_t element, int64_t n, real* buffer)
     real* output_block(char* destination, int64_t element, real* buffer)
     void store_block(const real* block, int64_t n, char* destination, int64_t element)
+    void scale_values(real* values, int64_t n, int64_t stride, int exponent)
     Reference reference_at(double maximum)
     int balancing_exponent(double scale, int exponent)
     Reference shift_exponent(Reference reference, int exponent)
@@ -134,6 +142,7 @@ cdef extern from "lanes.h" nogil:
     int64_t LANES
     enum:
         MOST_LANES
+    LaneReference shift_lanes(const LaneReference* reference, const double* exponents)
     void load_tile(
         Tile* tile, const char* source, int64_t element, int64_t n_classes, int64_t n,
         int64_t row_stride, int64_t class_stride)

@@ -146,6 +146,7 @@ class Context(NamedTuple):
     output_inner_stride: int = 0
     output_class_stride: int = 0
     output_scale: float = 1.0
+    output_exponent: int = 0
     output_streams: int = 0
     losses: int = 0
     states: int = 0

@@ -132,6 +132,13 @@ class Total(NamedTuple):
     value_lost: Any
 
 
+class Scale(NamedTuple):
+    """The number value * 2^exponent."""
+
+    value: Any
+    exponent: Any
+
+
 class Reading(NamedTuple):
     """The block that is being summed up, and the one that comes after it."""
 
@@ -203,6 +210,13 @@ def make_kernels(real_bits: int, has_options: bool) -> dict[str, Callable[..., N
     real = primitives.real
     reference_at = primitives.reference_at
     balancing_exponent = primitives.balancing_exponent
+    least_output_exponent = primitives.least_output_exponent
+    most_output_exponent = primitives.most_output_exponent
+    largest_output_exponent = primitives.largest_output_exponent
+    least_output_scale = ldexp(0.5, least_output_exponent)
+    most_output_scale = ldexp(1.0, most_output_exponent)
+    least_balanced_scale = primitives.least_balanced_scale
+    most_balanced_scale = primitives.most_balanced_scale
     shift_exponent = primitives.shift_exponent
     element_size = primitives.element_size
     load_element = primitives.load_element
@@ -210,6 +224,7 @@ def make_kernels(real_bits: int, has_options: bool) -> dict[str, Callable[..., N
     load_block = primitives.load_block
     output_block = primitives.output_block
     store_block = primitives.store_block
+    scale_values = primitives.scale_values
     new_block = primitives.new_block
     open_block = primitives.open_block
     shift_block = primitives.shift_block
@@ -240,11 +255,13 @@ def make_kernels(real_bits: int, has_options: bool) -> dict[str, Callable[..., N
 
     tiles = make_lanes(real_bits, primitives)
     lanes = tiles.lanes
+    lane_bytes = real_bits // 8
     tile_buffer = tiles.tile_buffer
     numbers_buffer = tiles.numbers_buffer
     load_tile = tiles.load_tile
     store_tile = tiles.store_tile
     sum_tile = tiles.sum_tile
+    shift_lanes = tiles.shift_lanes
     softmax_tile = tiles.softmax_tile
     spread_tile = tiles.spread_tile
     subtract_spread_from_tile = tiles.subtract_spread_from_tile
@@ -585,6 +602,45 @@ def make_kernels(real_bits: int, has_options: bool) -> dict[str, Callable[..., N
         return Share(weight=row_weight(context, i), label=label, probs=probs, spread=spread)
 
     @inlined
+    def scale_of(context, weight, factor, temperature, mass):
+        # What the output of a row is multiplied by; `mass` is about what its measure has. Where
+        # `real` would be short of digits for results that it holds, an exponent is taken out.
+        value = context.output_scale * weight * factor / temperature
+        if (
+            context.output_exponent == 0
+            and least_output_scale <= value <= most_output_scale
+            and value * mass <= most_output_scale
+        ):
+            return Scale(value=value, exponent=0)
+        mantissa, own = frexp(context.output_scale)
+        others = own + context.output_exponent
+        part, own = frexp(weight)
+        mantissa *= part
+        others += own
+        part, own = frexp(factor)
+        mantissa *= part
+        others += own
+        part, own = frexp(temperature)
+        mantissa, rest = frexp(mantissa / part)
+        others += rest - own
+        # a mass far below 1 leaves room for a larger value
+        own = frexp(mass)[1]
+        most = most_output_exponent - min(own, 0)
+        most = min(most, largest_output_exponent - max(own, 0))
+        most = min(max(others, least_output_exponent), most)
+        return Scale(value=ldexp(mantissa, most), exponent=others - most)
+
+    @inlined
+    def measured_mass(share, state, total):
+        # The mass of a row's measure, and of what z-loss adds to it, within a factor of 2.
+        return (
+            abs(total.value)
+            + share.label
+            + share.probs * state.mass
+            + share.spread * state.spread_mass
+        )
+
+    @inlined
     def is_nothing(context, share, state):
         # Whether nothing is asked of a row: no mass anywhere, and no z-loss.
         return (
@@ -741,7 +797,8 @@ def make_kernels(real_bits: int, has_options: bool) -> dict[str, Callable[..., N
         share = share_of(context, i, state)
         total = measured_total(context, share, state, log_sum)
         reference = reference_at(0.0 if context.transforms != 0 else state.maximum)
-        output_scale = context.output_scale * share.weight
+        temperature = context.temperature
+        factor = 1.0
         maximum = state.maximum
         label_value = 0.0
         mean = 0.0
@@ -756,23 +813,31 @@ def make_kernels(real_bits: int, has_options: bool) -> dict[str, Callable[..., N
             return
         if context.transforms != 0:
             maximum = 0.0
-            output_scale /= context.temperature
         if context.output_kind == OUTPUT_HESSIAN:
-            total = Total(value=total.value * context.hess_factor, value_lost=total.value_lost)
+            factor = total.value * context.hess_factor
+        elif (
+            context.output_kind == OUTPUT_HESSIAN_PRODUCT and 0.0 < total.value < least_output_scale
+        ):
+            # vectors may be large: what they are multiplied by must not be subnormal before
+            factor = total.value
+            total = Total(value=1.0, value_lost=total.value_lost / factor)
         elif context.output_kind == OUTPUT_LABEL_GRADIENT:
-            output_scale = context.output_scale * share.weight
+            temperature = 1.0
+        mass = measured_mass(share, state, total) if factor == 1.0 else 1.0
+        output_scale = scale_of(context, share.weight, factor, temperature, mass)
         if context.output_kind == OUTPUT_HESSIAN_PRODUCT:
             mean = row_expectation(context, i, state) / sum_exp(state)
         if context.output_kind == OUTPUT_HESSIAN:
             scale = softmax_scale(state, reference.factor, 1.0, 0.0)
         elif total.value == 1.0 and total.value_lost == 0.0:
-            scale = output_scale * softmax_scale(state, reference.factor, 1.0, 0.0)
+            scale = output_scale.value * softmax_scale(state, reference.factor, 1.0, 0.0)
         else:
             # The total, output_scale included, as mass * 2^exponent: times the factor a tiny one
             # would be subnormal.
             product = with_part(
-                Total(value=0.0, value_lost=0.0), output_scale, total.value, total.value_lost
-            )
+                Total(value=0.0, value_lost=0.0), output_scale.value, total.value,
+                total.value_lost,
+            )  # fmt: skip
             mass, exponent = frexp(product.value)
             mass_lost = ldexp(product.value_lost, -exponent)
             scale = softmax_scale(state, reference.factor, mass, mass_lost)
@@ -781,7 +846,7 @@ def make_kernels(real_bits: int, has_options: bool) -> dict[str, Callable[..., N
             scale = ldexp(scale, exponent + shift)
         if context.target == TARGET_LABELS:
             label = pointer_at(context.labels, 0)[i] - context.class_offset
-            label_value = label_gradient(context, share, state, total) * output_scale
+            label_value = label_gradient(context, share, state, total) * output_scale.value
         is_plain = (
             context.output_kind == OUTPUT_GRADIENT
             and context.target != TARGET_PROBS
@@ -797,7 +862,11 @@ def make_kernels(real_bits: int, has_options: bool) -> dict[str, Callable[..., N
         while j < stop:
             destination = context.output + i * context.output_stride + j * element_size(element)
             output = output_block(destination, element, output_buffer)
-            streams = context.output_streams != 0 and address_of(output) == destination
+            streams = (
+                context.output_streams != 0
+                and address_of(output) == destination
+                and output_scale.exponent == 0
+            )
             block = open_at(context, i, j, stop, block)
             n = block.n
             partners = output_buffer
@@ -818,7 +887,7 @@ def make_kernels(real_bits: int, has_options: bool) -> dict[str, Callable[..., N
                 class_weights=weights_from(context, j), probs_scale=share.probs,
                 spread=share.spread, transformed=known, total=total.value,
                 total_lost=total.value_lost, others=others_share(state),
-                output_scale=output_scale, label=label - j if label >= 0 else -1,
+                output_scale=output_scale.value, label=label - j if label >= 0 else -1,
                 label_value=label_value, masked=masked,
             )  # fmt: skip
             if context.transforms != 0:
@@ -834,7 +903,7 @@ def make_kernels(real_bits: int, has_options: bool) -> dict[str, Callable[..., N
                     block = shift_block(block, reference.shift)
                 if is_plain:
                     block_softmax(
-                        block.logits, n, reference, scale, share.spread * output_scale,
+                        block.logits, n, reference, scale, share.spread * output_scale.value,
                         measure.label, label_value, output, streams,
                     )  # fmt: skip
                 elif context.output_kind == OUTPUT_HESSIAN:
@@ -847,6 +916,8 @@ def make_kernels(real_bits: int, has_options: bool) -> dict[str, Callable[..., N
                     block_softmax_minus_target(
                         block.logits, n, measure, reference, scale, output, streams
                     )
+            if output_scale.exponent != 0:
+                scale_values(output, n, 1, output_scale.exponent)
             store_block(output, n, destination, element)
             j += n
 
@@ -968,47 +1039,68 @@ def make_kernels(real_bits: int, has_options: bool) -> dict[str, Callable[..., N
         spreads = numbers_buffer(0.0)
         label_shares = numbers_buffer(0.0)
         label_values = numbers_buffer(0.0)
+        shifts = numbers_buffer(0.0)
+        exponents = numbers_buffer(0)
+        factor = 1.0
+        is_shifted = False
+        shifted = reference
         has_labels = context.target == TARGET_LABELS
         is_gradient = context.output_kind == OUTPUT_GRADIENT
+        is_hessian = context.output_kind == OUTPUT_HESSIAN
+        plain = scale_of(context, 1.0, context.hess_factor if is_hessian else 1.0, 1.0, 1.0)
         for k in range(lanes):
-            scales[k] = context.output_scale * sums.scale[k]
-            totals[k] = context.output_scale * context.hess_factor
+            scales[k] = plain.value * sums.scale[k]
+            totals[k] = plain.value
             spreads[k] = 0.0
-            label_shares[k] = context.output_scale
+            label_shares[k] = plain.value
             label_values[k] = NAN
+            shifts[k] = 0.0
+            exponents[k] = plain.exponent
             if k < n and has_labels and is_left_out(context, i + k):
                 label_shares[k] = NAN
             elif k < n and has_labels and not measured:
                 # p_y - 1 without the difference where y holds the maximum; elsewhere p_y is at most
                 # a half, and p_y - 1 loses no digit
                 if lane_label_logit(context, i + k, tile, k) == sums.maximum[k]:
-                    label_values[k] = -sums.others[k] * context.output_scale
+                    label_values[k] = -sums.others[k] * plain.value
             elif k < n and has_labels:
                 state = lane_state(context, i + k, tile, sums, spread, k)
                 share = share_of(context, i + k, state)
                 total = measured_total(context, share, state, sums.log_sum_exp[k])
-                output_scale = context.output_scale * share.weight
-                scales[k] = output_scale * total.value * sums.scale[k]
-                totals[k] = output_scale * total.value * context.hess_factor
-                spreads[k] = output_scale * share.spread
-                label_shares[k] = output_scale * share.label
+                if is_hessian:
+                    factor = total.value * context.hess_factor
+                mass = 1.0 if is_hessian else measured_mass(share, state, total)
+                output_scale = scale_of(context, share.weight, factor, 1.0, mass)
+                exponents[k] = output_scale.exponent
+                totals[k] = output_scale.value
+                scales[k] = output_scale.value * total.value * sums.scale[k]
+                # (the calls take longer than all the rest of the row)
+                if not least_balanced_scale <= scales[k] < most_balanced_scale:
+                    shift = balancing_exponent(scales[k], 0)
+                    shifts[k] = float(shift)
+                    scales[k] = ldexp(scales[k], shift)
+                    is_shifted = True
+                spreads[k] = output_scale.value * share.spread
+                label_shares[k] = output_scale.value * share.label
                 if state.label_logit == state.maximum:
-                    label_values[k] = output_scale * (
+                    label_values[k] = output_scale.value * (
                         (total.value - (share.label + share.spread * state.label_weight))
                         - total.value * sums.others[k]
                     )
                 if is_nothing(context, share, state):
                     label_shares[k] = NAN
+        if is_shifted:
+            shifted = shift_lanes(reference, shifts)
         if context.output_kind == OUTPUT_LOG_SOFTMAX:
             log_softmax_tile(tile, context.n_classes, sums.maximum, sums.log_sum_exp)
-        elif context.output_kind == OUTPUT_HESSIAN:
+        elif is_hessian:
             hessian_tile(tile, context.n_classes, reference, sums.scale, sums.others, totals)
         elif context.smoothing != 0.0:
             subtract_spread_from_tile(
-                tile, context.n_classes, reference, scales, spreads, weights_from(context, 0)
+                tile, context.n_classes, shifted, scales, spreads, weights_from(context, 0)
             )
         else:
-            softmax_tile(tile, context.n_classes, reference, scales)
+            softmax_tile(tile, context.n_classes, shifted, scales)
         for k in range(n if has_labels else 0):
             label = labels[i + k]
             if label_shares[k] != label_shares[k]:
@@ -1020,6 +1112,10 @@ def make_kernels(real_bits: int, has_options: bool) -> dict[str, Callable[..., N
                     tile[j] = real(label_values[k])
                 else:
                     tile[j] = real(tile[j] - label_shares[k])
+        for k in range(n):
+            if exponents[k] != 0:
+                column = pointer_at(address_of(tile) + k * lane_bytes, zero)
+                scale_values(column, context.n_classes, lanes, exponents[k])
         store_tile(
             tile, output, context.logits_element, context.n_classes, n,
             context.output_inner_stride, context.output_class_stride,
@@ -1224,6 +1320,7 @@ def make_kernels(real_bits: int, has_options: bool) -> dict[str, Callable[..., N
             if is_left_out(context, i):
                 write_ignored(context, i, i + 1)
                 continue
+            output_scale = scale_of(context, row_weight(context, i), 1.0, context.temperature, 1.0)
             own_softness = row_softness(
                 context.logits + i * context.logits_stride, element, context.n_classes,
                 context.temperature, own_buffer,
@@ -1252,10 +1349,13 @@ def make_kernels(real_bits: int, has_options: bool) -> dict[str, Callable[..., N
                     output = address_of(output_block(destination, element, output_buffer))
                 part = block_divergence(
                     own, partner, n, own_softness, partner_softness, context.temperature,
-                    context.output_scale * row_weight(context, i), output,
+                    output_scale.value, output,
                 )  # fmt: skip
                 if output != 0:
-                    store_block(pointer_at(output, zero), n, destination, element)
+                    place = pointer_at(output, zero)
+                    if output_scale.exponent != 0:
+                        scale_values(place, n, 1, output_scale.exponent)
+                    store_block(place, n, destination, element)
                 total_lost += lost(total, part)
                 total += part
                 j += n

@@ -261,6 +261,17 @@ def make_lanes(real_bits: int, primitives: SimpleNamespace) -> SimpleNamespace:
             buffer[k] = real(numbers[k])
         return load(buffer, 0)
 
+    @inlined
+    def shift_lanes(reference, exponents):
+        # shift_exponent, by an exponent for each lane.
+        exponent = line_from(exponents)
+        return LaneReference(
+            shift=reference.shift,
+            maximum=reference.maximum,
+            lowest=add(reference.lowest, multiply(exponent, broadcast(real(LN2)))),
+            rounder=subtract(reference.rounder, multiply(exponent, broadcast(real(steps)))),
+        )
+
     @compiled
     def softmax_tile(tile, n_classes, reference, scales):
         # values_j = scale * exp(x_j - m) / factor
@@ -335,6 +346,7 @@ def make_lanes(real_bits: int, primitives: SimpleNamespace) -> SimpleNamespace:
         load_tile=load_tile,
         store_tile=store_tile,
         sum_tile=sum_tile,
+        shift_lanes=shift_lanes,
         softmax_tile=softmax_tile,
         spread_tile=spread_tile,
         subtract_spread_from_tile=subtract_spread_from_tile,

@@ -348,6 +348,16 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
     spare_exponent = arithmetic.spare_exponent
     spare_factor = 2.0**-spare_exponent
     most_exponent = spare_exponent + arithmetic.exponent_offset - 8
+    # What an output is multiplied by is kept between these two, where every result that `real`
+    # holds is computed with all its digits; the power of two that is missing comes last.
+    least_output_exponent = -(spare_exponent // 2)
+    most_output_exponent = spare_exponent
+    # Neither it nor its product with the mass is beyond 2 to this: times the 0 of a masked class,
+    # infinity would be NaN.
+    largest_output_exponent = 120 if real_bits == 32 else 1000
+    # Between these balancing_exponent is 0.
+    least_balanced_scale = math.ldexp(0.5, -spare_exponent - spare_exponent // 2)
+    most_balanced_scale = math.ldexp(1.0, -spare_exponent + spare_exponent // 2)
     exact_difference = arithmetic.exact_difference
     # what is left of ln2 beyond ln2_high, to float64
     ln2_rest = LN2 / steps - float(ln2_high) if real_bits == 32 else float(ln2_low)
@@ -469,6 +479,12 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
         if element == FLOAT32:
             return np.float64(load_one_float32(source, zero))
         return np.float64(load_one_float64(source, 0.0))
+
+    @compiled
+    def scale_values(values, n, stride, exponent):
+        # n values times 2^exponent, each rounded once.
+        for j in range(n):
+            values[j * stride] = real(math.ldexp(np.float64(values[j * stride]), exponent))
 
     @inlined
     def store_element(destination, element, value):
@@ -1164,15 +1180,14 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
         rest = choose_greater(
             p, broadcast(half), broadcast(real(measure.others)), subtract(broadcast(one), p)
         )
-        total = broadcast(real(measure.total * measure.output_scale))
-        return multiply(multiply(p, rest), total)
+        scale = broadcast(real(measure.output_scale))
+        return multiply(multiply(p, rest), scale)
 
     write_hessian = writing(hessian_values)
 
     @inlined
     def block_hessian(logits, n, measure, reference, scale, output, streams):
-        # output_j = output_scale * total * p_j * (1 - p_j), with
-        # p_j = scale * exp(x_j - m) / factor
+        # output_j = output_scale * p_j * (1 - p_j), with p_j = scale * exp(x_j - m) / factor
         values = measure_values_of(logits, measure, reference, scale)
         write_hessian(values, n, output, streams)
 
@@ -1330,11 +1345,11 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
     ):  # fmt: skip
         # The sum of q_j * (exp(-d_j) - 1 + d_j), with p and q the softmax of logits and partners
         # and d_j = log q_j - log p_j; where d_j is small from its series. Where there is an output
-        # (an address, or 0), output_j = output_scale * (p_j - q_j) / temperature.
+        # (an address, or 0), output_j = output_scale * (p_j - q_j).
         reference = reference_at(0.0)
         top = transform_relative_to(own.maximum, temperature, 0.0)
         partner_top = transform_relative_to(partner.maximum, temperature, 0.0)
-        scale = broadcast(real(output_scale / temperature))
+        scale = broadcast(real(output_scale))
         own_scale = broadcast(real(own.scale * reference.factor))
         partner_scale = broadcast(real(partner.scale * reference.factor))
         log_sums_apart = broadcast(real(own.log_sum - partner.log_sum))
@@ -1383,6 +1398,11 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
         scaled=scaled,
         convert_block=convert_block,
         reference_at=reference_at,
+        least_output_exponent=least_output_exponent,
+        most_output_exponent=most_output_exponent,
+        largest_output_exponent=largest_output_exponent,
+        least_balanced_scale=least_balanced_scale,
+        most_balanced_scale=most_balanced_scale,
         balancing_exponent=balancing_exponent,
         shift_exponent=shift_exponent,
         element_size=element_size,
@@ -1391,6 +1411,7 @@ def make_primitives(real_bits: int) -> SimpleNamespace:
         load_block=load_block,
         output_block=output_block,
         store_block=store_block,
+        scale_values=scale_values,
         new_block=new_block,
         open_block=open_block,
         shift_block=shift_block,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import itertools
+import math
 import os
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -215,12 +216,12 @@ def evaluate(
         return bad, 0.0, 0.0
     if given.denominator >= 0:
         denominator = given.denominator
-    output_scale = 1.0
+    output_scale, output_exponent = 1.0, 0
     if mean:
         if denominator == 0 and given.refuses_empty:
             return EMPTY, 0.0, 0.0
-        output_scale = 1.0 / denominator if denominator else 0.0
-    context = context._replace(output_scale=output_scale)
+        output_scale, output_exponent = _output_scale_of(denominator)
+    context = context._replace(output_scale=output_scale, output_exponent=output_exponent)
     totals[0] = 0.0
     if output is not None:
         stride, inner_stride, class_stride = _strides_of(output, program.layout)
@@ -246,6 +247,16 @@ def evaluate(
         with np.errstate(over="ignore"):  # a loss beyond the largest float32 is inf
             losses[...] = wide_losses.reshape(losses.shape)
     return -1, denominator, float(totals[0])
+
+
+def _output_scale_of(denominator: float) -> tuple[float, int]:
+    """The output is divided by the denominator of a mean; one over nothing has none."""
+    if denominator == 0:
+        return 0.0, 0
+    if 2.0**-1000 <= denominator <= 2.0**1000:
+        return 1.0 / denominator, 0
+    mantissa, exponent = math.frexp(denominator)
+    return 1.0 / mantissa, -exponent
 
 
 def is_apart(output: object, logits: object, target: object) -> bool:
