@@ -108,6 +108,48 @@ def sample_weights(random: Random, dtype: DType) -> Iterator[Problem]:
     yield Problem(logits, probs, "probabilities", options={"sample_weight": weights})
 
 
+@case(dtypes=("float32", "float64", "bfloat16"))
+def tiny_scales(random: Random, dtype: DType) -> Iterator[Problem]:
+    """What multiplies a gradient may be tiny: every entry that is normal has its digits."""
+    smallest = -150 if dtype.name == "float64" else -15
+    for n_classes in (2, 7, 300):
+        logits = normal(random, 12, n_classes, dtype, sigma=2.0)
+        labels = random_labels(random, logits)
+        probs = _probs(random, logits.shape, dtype)
+        weights = 10.0 ** np.linspace(2 * smallest, smallest, 12)
+        rows = {"sample_weight": weights}
+        yield Problem(logits, labels, f"{n_classes} classes", options=rows)
+        yield Problem(logits, labels, f"{n_classes}, smoothed", options={
+            "sample_weight": weights, "label_smoothing": 0.1
+        })  # fmt: skip
+        yield Problem(logits, probs, f"{n_classes}, probabilities", options=rows)
+        both = {
+            "class_weight": 10.0**smallest * (0.5 + uniform(random, (n_classes,))),
+            "sample_weight": weights / 10.0**smallest,
+        }
+        yield Problem(logits, labels, f"{n_classes}, weights of both kinds", options=both)
+        apart = {"class_weight": both["class_weight"] ** 2, "sample_weight": np.full(12, 1e30)}
+        yield Problem(logits, labels, f"{n_classes}, weights far apart", options=apart)
+        hot = cast(logits.astype(np.float64) * 2.0**90, dtype)
+        yield Problem(hot, labels, f"{n_classes}, hot", options={"temperature": 2.0**90})
+
+
+@case(dtypes=("float32", "float64", "bfloat16"), standard=())
+def huge_scales(random: Random, dtype: DType) -> Iterator[Problem]:
+    """What multiplies a gradient may be beyond its type: masked classes keep 0, others theirs."""
+    for n_classes in (3, 300):
+        logits = np.full((2, n_classes), -np.inf)
+        logits[:, :2] = random.uniform(0.0, 1.0, (2, 2)) + np.array([80.0, 0.0])
+        weights = np.ones(n_classes)
+        weights[0] = 1e30
+        options = {"class_weight": weights, "sample_weight": np.array([1e30, 1e29])}
+        labels = np.zeros(2, np.int64)
+        yield Problem(cast(logits, dtype), labels, f"{n_classes} classes", options=options)
+        probs = np.zeros((2, n_classes), np.float32)
+        probs[:, 0] = 1.0
+        yield Problem(cast(logits, dtype), probs, f"{n_classes}, probabilities", options=options)
+
+
 @case()
 def ignored_rows_weighted(random: Random, dtype: DType) -> Iterator[Problem]:
     """Ignored rows give 0 with every other option too, and none of these reads their label."""
@@ -278,6 +320,8 @@ CASES = (
     smoothing_weighted,
     smoothing_masked,
     sample_weights,
+    tiny_scales,
+    huge_scales,
     ignored_rows_weighted,
     z_loss,
     temperatures,

@@ -123,6 +123,33 @@ class weights_kept_from_an_earlier_call(CrossEntropy):
         return self.cache.setdefault(found.size, found).astype(found.dtype)
 
 
+@_fault
+class scale_underflows(CrossEntropy):
+    """What a gradient is multiplied by is kept in float32, and 2^62 too small."""
+
+    def weighted_gradient(self, weight: Array, gradient: Array) -> Array:
+        narrow = (weight * 2.0**-62).astype(np.float32)
+        return super().weighted_gradient(narrow.astype(weight.dtype) * 2.0**62, gradient)
+
+
+@fault(in_standard=False, cases=options.CASES)
+class weights_multiplied_in_float32(CrossEntropy):
+    """The weight of a row and that of its class are one number; infinite, it makes 0 NaN."""
+
+    def target(self, call: Call, rows: slice, x: Array) -> Target:
+        found = super().target(call, rows, x)
+        if found.dense is not None:
+            return found
+        product = super().row_weight(call, rows) * found.mass
+        return replace(found, mass=product.astype(np.float32).astype(call.real))
+
+    def row_weight(self, call: Call, rows: slice) -> Array:
+        weight = super().row_weight(call, rows)
+        if call.labels.ndim == 2 or call.label_smoothing:
+            return weight
+        return np.where(weight != 0, 1, weight)
+
+
 # ---- smoothing -----------------------------------------------------------------------------------
 
 
