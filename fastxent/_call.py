@@ -8,11 +8,12 @@ import numpy as np
 from numpy import ndarray
 
 from . import backends
+from ._conversion import Array, as_array
 from ._options import Asked, make_options
 from ._plan import Plan, make_plan
 from ._reduce import reduced, result_dtype
-from ._targets import as_labels, bad_row, make_target
-from ._validation import Array, Destination, as_planes, as_rows, check_out, logits_array
+from ._targets import bad_row, make_target
+from ._validation import Destination, as_planes, as_rows, check_out, logits_array
 from .backends.context import OUTPUT_NOTHING, Options
 
 NO_LABELS: Final = object()
@@ -87,8 +88,9 @@ class Batch:
         asked: Asked | None = None,
         reduction: str | None = None,
     ) -> None:
-        self.logits, self.axis = logits_array(logits, axis)
-        self._labels = None if labels is NO_LABELS else as_labels(labels)
+        has_labels = labels is not NO_LABELS
+        self.logits, self.axis = logits_array(logits, axis, labels if has_labels else None)
+        self._labels = as_array(labels, "labels") if has_labels else None
         array, class_axis = self.logits, self.axis
         n_classes = array.shape[class_axis]
         self.plan: Plan = make_plan(array.size // n_classes, n_classes, backend, n_threads)
@@ -100,8 +102,8 @@ class Batch:
         self.asked = asked
         self.options: Options | None = None
         if asked is not None:
-            has_labels = self._target is not None and not self.has_probs
-            self.options = make_options(asked, array, class_axis, has_labels, reduction)
+            has_indices = self._target is not None and not self.has_probs
+            self.options = make_options(asked, array, class_axis, has_indices, reduction)
         self._planes: Array | None = None
         self._rows: Array | None = None
 

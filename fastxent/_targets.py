@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import operator
+from typing import Final
 
 import numpy as np
 
 from . import backends
-from ._validation import Array, as_array, as_rows, check_floats
+from ._conversion import Array, at
+from ._validation import as_rows, check_floats
 
-_LARGEST = 2**63 - 1
+_LARGEST: Final = 2**63 - 1
+
+# A row of probabilities in bfloat16 need not sum to 1 more closely.
+_NEAR_1: Final = 0.02
 
 
 def make_target(
@@ -21,14 +26,17 @@ def make_target(
     `bad_row` says what is wrong with one.
     """
     ignored = _check_ignore_index(ignore_index)
+    expected = logits.shape[:axis] + logits.shape[axis + 1 :]
+    if array.size == 0 and array.shape == expected:
+        array = array.astype(np.int64)  # np.array([]) is float64, whatever it is meant to hold
     if array.dtype.kind in "iu":
         return _label_target(array, logits, axis, ignored)
     if array.dtype.kind == "b":
         advice = (
-            "as probabilities they must be floats: labels.astype(np.float32)"
+            "as probabilities they must be floats: np.asarray(labels, np.float32)"
             if array.shape == logits.shape
-            else "pass class indices (for two classes labels.astype(np.int64)) or probabilities "
-            "as floats"
+            else "pass class indices (for two classes np.asarray(labels, np.int64)) or "
+            "probabilities as floats"
         )
         raise TypeError(f"labels are booleans; {advice}")
     if array.dtype.kind not in "fV":
@@ -36,20 +44,13 @@ def make_target(
             f"labels must be integers (class indices) or floats (probabilities), "
             f"not {array.dtype.name}"
         )
+    probs = _probs_target(array, logits, axis)
     if ignored is not None:
         raise ValueError(
             "ignore_index goes with integer labels; with probabilities pass sample_weight, 0 for "
             "the rows to leave out"
         )
-    return _probs_target(array, logits, axis), None
-
-
-def as_labels(labels: object) -> Array:
-    """The labels as an array; an empty list has no dtype of its own and counts as integers."""
-    array = as_array(labels, "labels")
-    if array.size == 0 and not hasattr(labels, "dtype"):
-        return array.astype(np.int64)
-    return array
+    return probs, None
 
 
 def _label_target(
@@ -69,29 +70,51 @@ def _label_target(
 def _shape_advice(labels: Array, logits: Array, expected: tuple[int, ...]) -> str:
     """What would make integer labels of the wrong shape fit, if something obvious would."""
     if labels.shape == logits.shape:
-        return "; as probabilities they must be floats: labels.astype(np.float32)"
-    if labels.size and tuple(n for n in labels.shape if n != 1) == expected:
-        return f"; labels.reshape({expected}) would"
+        if labels.dtype == np.uint16:
+            return "; bits of bfloat16 are read by labels.view(ml_dtypes.bfloat16)"
+        return "; as probabilities they must be floats: np.asarray(labels, np.float32)"
+    if labels.size and _without_ones(labels.shape) == expected:
+        return f"; np.reshape(labels, {expected}) does"
     for axis in range(logits.ndim):
         if labels.shape == logits.shape[:axis] + logits.shape[axis + 1 :]:
             return f"; they fit with axis={axis}"
     return ""
 
 
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(n for n in shape if n != 1)
+
+
 def _probs_target(labels: Array, logits: Array, axis: int) -> Array:
     """A probability for every class of every row."""
     check_floats(labels, "labels")
     if labels.shape != logits.shape:
-        advice = (
-            "; class indices must be integers: labels.astype(np.int64)"
-            if labels.shape == logits.shape[:axis] + logits.shape[axis + 1 :]
-            else ""
-        )
+        expected = logits.shape[:axis] + logits.shape[axis + 1 :]
+        are_indices = labels.shape == expected or _without_ones(labels.shape) == expected
+        advice = _index_advice(labels, expected) if labels.size and are_indices else ""
         raise ValueError(
             f"labels are floats, hence probabilities, of shape {labels.shape}; they must have "
             f"that of logits, {logits.shape}{advice}"
         )
     return as_rows(labels, axis)
+
+
+def _index_advice(labels: Array, expected: tuple[int, ...]) -> str:
+    """How floats of the batch's shape become class indices, or what is in the way."""
+    with np.errstate(all="ignore"):
+        wide = labels.astype(np.float64)
+        wrong = ~((wide == np.rint(wide)) & (np.abs(wide) < _LARGEST))
+    given = "labels" if labels.shape == expected else f"np.reshape(labels, {expected})"
+    if not wrong.any():
+        return f"; class indices must be integers: np.asarray({given}, np.int64)"
+    place = np.unravel_index(int(wrong.argmax()), labels.shape)
+    found = f"; {at('labels', place)} is {wide[place]}"
+    if not np.isnan(wide[wrong]).all():
+        return f"{found}, which is neither a class index nor a probability for every class"
+    return (
+        f"{found}, a label that is missing: np.nan_to_num({given}, nan=-100).astype(np.int64), "
+        "with ignore_index=-100, leaves such rows out"
+    )
 
 
 def bad_row(
@@ -103,22 +126,24 @@ def bad_row(
     if labels.dtype.kind in "iu":
         n_classes = logits.shape[axis]
         found = int(labels[tuple(place)])
-        where = f"[{', '.join(map(str, place))}]" if place else ""
-        advice = (
-            f"; pass ignore_index={found} to leave such rows out"
-            if found < 0 and ignore_index is None
-            else ""
-        )
+        advice = ""
+        if found < 0 and ignore_index is None:
+            advice = f"; pass ignore_index={found} to leave such rows out"
+        elif found == n_classes and not is_shard and labels.min() == 1:
+            advice = "; classes count from 0, as labels - 1 does"
         wanted = "a class" if is_shard else f"one of the {n_classes} classes (0 to {n_classes - 1})"
-        return ValueError(f"labels{where} is {found}, which is not {wanted}{advice}")
+        return ValueError(f"{at('labels', tuple(place))} is {found}, which is not {wanted}{advice}")
     largest = backends.largest_prob(logits.dtype)
     probs = np.moveaxis(labels, axis, -1)[tuple(place)].astype(np.float64)
     j = int(np.argmin((probs >= 0) & (probs <= largest)))
+    row_of_logits = np.moveaxis(logits, axis, -1)[tuple(place)].astype(np.float64)
+    sums_to_1 = (row_of_logits >= 0).all() and abs(row_of_logits.sum() - 1) < _NEAR_1
+    advice = "; logits look like probabilities, and they come first" if sums_to_1 else ""
     place.insert(axis, j)
     return ValueError(
-        f"labels[{', '.join(map(str, place))}] is {probs[j]}, which is not a probability: labels "
+        f"{at('labels', tuple(place))} is {probs[j]}, which is not a probability: labels "
         f"given as floats must be finite and not negative, and at most {largest:.3g} with "
-        f"{logits.dtype.name} logits"
+        f"{logits.dtype.name} logits{advice}"
     )
 
 
@@ -130,7 +155,12 @@ def _check_ignore_index(ignore_index: object) -> int | None:
         if isinstance(ignore_index, bool):
             raise TypeError
     except TypeError:
-        raise TypeError(f"ignore_index must be an integer or None, not {ignore_index!r}") from None
+        several = isinstance(ignore_index, list | tuple | set | np.ndarray)
+        advice = "; make one of several by np.where(np.isin(labels, ...), -100, labels)"
+        raise TypeError(
+            f"ignore_index must be an integer or None, not {ignore_index!r}"
+            f"{advice if several else ''}"
+        ) from None
     return index
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from . import backends
+from ._conversion import Array as Array
+from ._conversion import as_array as as_array
 from .backends.context import ELEMENTS
-
-Array = np.ndarray[Any, Any]
 
 # Candidate solutions tried before two arrays count as overlapping; the question is NP-complete.
 # (NumPy's stubs know only two of the values it takes.)
@@ -22,56 +21,20 @@ _OVERLAP_WORK: Final = 100_000
 _NATIVE: Final = frozenset(map(np.dtype, ("float16", "float32", "float64")))
 
 
-def as_array(value: object, name: str) -> Array:
-    """`value` as a NumPy array, without a copy where it offers one of the array protocols."""
-    if type(value) is np.ndarray:
-        return value
-    if isinstance(value, np.ma.MaskedArray):
-        advice = (
-            "logits.filled(-np.inf) masks classes, labels.filled(-100) with ignore_index=-100 "
-            "leaves rows out"
-        )
-        if name.endswith("weight"):
-            advice = f"{name}.filled(0) leaves out what is masked"
-        raise TypeError(f"{name} is a masked array, whose mask would be lost; fill it: {advice}")
-    if isinstance(value, np.ndarray):
-        return np.asarray(value)  # a subclass may index and reshape by rules of its own
-    if value is None:
-        raise TypeError(f"{name} is None; pass an array")
-    # __array__ first: a tensor that cannot be exported says why in its own words.
-    protocols: tuple[tuple[str, Callable[[Any], Array]], ...] = (
-        ("__array__", np.asarray),
-        ("__dlpack__", np.from_dlpack),
-    )
-    for protocol, convert in protocols:
-        if hasattr(value, protocol):
-            try:
-                return convert(value)
-            except (TypeError, ValueError, RuntimeError, BufferError) as error:
-                if protocol == "__array__" and hasattr(value, "__dlpack__"):
-                    continue
-                raise TypeError(
-                    f"{name} is a {type(value).__name__} that cannot be read as an array on the "
-                    f"CPU ({error}); pass a NumPy array"
-                ) from error
-    try:
-        return np.asarray(value)
-    except ValueError as error:
-        raise TypeError(
-            f"{name} must be an array; a {type(value).__name__} cannot be made into one: {error}"
-        ) from error
-
-
 def check_floats(array: Array, name: str) -> None:
     """TypeError where the kernels do not take the array's dtype."""
     if array.dtype in _NATIVE or array.dtype.name in ELEMENTS:
         return
-    wanted = "np.float64" if array.dtype.kind == "f" else "np.float32"
-    advice = (
-        f"convert them with np.asarray({name}, {wanted})"
-        if array.dtype.kind in "iufb"
-        else "pass real numbers"
-    )
+    kind = array.dtype.kind
+    wanted = "np.float64" if kind == "f" else "np.float32"
+    advice = f"convert them with np.asarray({name}, {wanted})"
+    bits = f"{name}.view(ml_dtypes.bfloat16)"
+    if kind == "c":
+        advice = f"pass real numbers, np.real({name}) say"
+    elif array.dtype == np.uint16:
+        advice = f"bits of bfloat16, as files hold them, are read by {bits}"
+    elif array.dtype == np.int16:
+        advice += f", or, if they are the bits of bfloat16, read them by {bits}"
     raise TypeError(
         f"{name} must be float16, bfloat16, float32 or float64, not {array.dtype.name}; {advice}"
     )
@@ -84,8 +47,10 @@ def normalise_axis(axis: object, ndim: int) -> int:
         if isinstance(axis, bool):
             raise TypeError
     except TypeError:
+        several = axis is None or isinstance(axis, tuple | list)
+        advice = "; pass logits.reshape(-1), if all of it is one row" if several else ""
         raise TypeError(
-            f"axis must be an integer, not {axis!r}; it names the class axis of logits"
+            f"axis must be an integer, not {axis!r}; it names the class axis of logits{advice}"
         ) from None
     if ndim == 0:
         raise ValueError(
@@ -132,9 +97,11 @@ def as_planes(array: Array, axis: int) -> Array | None:
     return array.reshape(n_outer, n_classes, n_inner)
 
 
-def logits_array(logits: object, axis: object) -> tuple[Array, int]:
-    """The logits as an array, and their class axis."""
+def logits_array(logits: object, axis: object, labels: object = None) -> tuple[Array, int]:
+    """The logits as an array, and their class axis; `labels` tell whether the two are swapped."""
     array = as_array(logits, "logits")
+    if labels is not None and array.dtype.kind in "iu":
+        check_order(array, as_array(labels, "labels"))
     check_floats(array, "logits")
     class_axis = normalise_axis(axis, array.ndim)
     if array.shape[class_axis] == 0:
@@ -145,6 +112,21 @@ def logits_array(logits: object, axis: object) -> tuple[Array, int]:
     return array, class_axis
 
 
+def check_order(logits: Array, labels: Array, order: str = "logits come first") -> None:
+    """TypeError where logits are class indices for what is given as labels."""
+    n_axes = labels.ndim
+    if (
+        logits.dtype.kind in "iu"
+        and labels.dtype.kind in "fV"
+        and n_axes == logits.ndim + 1
+        and any(logits.shape == labels.shape[:k] + labels.shape[k + 1 :] for k in range(n_axes))
+    ):
+        raise TypeError(
+            f"logits are {logits.dtype.name} of shape {logits.shape}, and labels are "
+            f"{labels.dtype.name} of shape {labels.shape}: the two look swapped; {order}"
+        )
+
+
 def check_out(out: object, logits: Array, labels: Array | None, name: str = "labels") -> None:
     """An error unless `out` can take the result: logits' shape and dtype, writable, no overlap.
 
@@ -153,11 +135,15 @@ def check_out(out: object, logits: Array, labels: Array | None, name: str = "lab
     if backends.driver.is_apart(out, logits, labels):  # what follows takes 4 us
         return
     if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
-        raise TypeError(f"out must be a NumPy array, not {type(out).__name__}")
+        raise TypeError(f"out must be a NumPy array, not {type(out).__name__}{_array_on(out)}")
     if out.shape != logits.shape:
         raise ValueError(f"out has shape {out.shape}; it must have that of logits, {logits.shape}")
     if out.dtype != logits.dtype:
-        raise TypeError(f"out has dtype {out.dtype}; it must have that of logits, {logits.dtype}")
+        is_bits = logits.dtype.name == "bfloat16" and out.dtype.str[1:] in ("i2", "u2", "V2")
+        advice = "; out.view(ml_dtypes.bfloat16) does" if is_bits else ""
+        raise TypeError(
+            f"out has dtype {out.dtype}; it must have that of logits, {logits.dtype}{advice}"
+        )
     if not out.flags.writeable:
         raise ValueError("out is read-only; pass an array that can be written to")
     if _overlaps_itself(out):
@@ -172,6 +158,15 @@ def check_out(out: object, logits: Array, labels: Array | None, name: str = "lab
         )
     if labels is not None and _overlap(out, labels):
         raise ValueError(f"out overlaps {name}; pass an array with memory of its own")
+
+
+def _array_on(out: object) -> str:
+    """How to come by a NumPy array on the memory of something else."""
+    if str(getattr(out, "dtype", "")) == "torch.bfloat16":
+        return "; pass out.view(torch.int16).numpy().view(ml_dtypes.bfloat16), on the same memory"
+    if type(out).__module__.partition(".")[0] == "torch":
+        return "; pass out.numpy(), on the same memory"
+    return "; pass one like np.empty_like(logits)"
 
 
 def _layout(array: Array) -> tuple[int, tuple[int, ...], tuple[int, ...]]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from ._call import NO_LABELS, Batch
+from ._conversion import Array, as_array
 from ._options import Asked
 from ._reduce import Empty, Reduction, check_reduction
-from ._validation import Array, as_array, check_out
+from ._validation import check_out
 from .backends.context import OUTPUT_GRADIENT, OUTPUT_NOTHING
 from .second_order import with_partners
 

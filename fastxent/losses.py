@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any, Final
 
 from ._call import Batch, call
+from ._conversion import Array, as_array
 from ._options import asked_for
 from ._reduce import Empty, MeanOver, Reduction, check_reduction
-from ._targets import as_labels
-from ._validation import Array, check_out
+from ._validation import check_order, check_out
 from .backends.context import OUTPUT_GRADIENT, OUTPUT_LABEL_GRADIENT
 
 
@@ -46,20 +46,25 @@ def cross_entropy(
     Parameters
     ----------
     logits : array of float16, bfloat16, float32 or float64, any shape with at least one axis
-        Unnormalised log-probabilities. -inf marks a class that cannot occur. NumPy arrays, and
-        anything with `__array__` or `__dlpack__` on the CPU; strides and byte order are free.
+        Unnormalised log-probabilities. -inf marks a class that cannot occur. NumPy arrays, lists,
+        and anything with `__array__` or, without that, `__dlpack__` on the CPU: tensors of other
+        libraries (PyTorch's bfloat16 too, with ml_dtypes installed), data frames of numbers in any
+        kind of column, as long as no value is missing. Strides and byte order are free.
     labels : array
         Integers of any width, shaped like `logits` without the class axis: the class of each
         row. Or floats of `logits`' shape: a probability for every class, finite and not
-        negative; they need not sum to 1.
+        negative; they need not sum to 1. An array of no elements in the batch's shape counts as
+        integers, whatever its dtype.
     axis : int
         The class axis of `logits`.
-    class_weight : array (n_classes,), optional
-        From 0 to 1e30; computed with in float64 for float64 logits, else in float32.
+    class_weight : array (n_classes,) or mapping, optional
+        From 0 to 1e30; computed with in float64 for float64 logits, else in float32. A mapping has
+        classes as keys, and a class that it leaves out has weight 1. A pandas Series goes by its
+        index, which must be 0 to n_classes - 1 in any order.
     sample_weight : array of `logits`' shape without the class axis, optional
-        From 0 to 1e30. A row of weight 0 adds nothing, whatever its logits.
+        From 0 to 1e30, or a mask of booleans. A row of weight 0 adds nothing, whatever its logits.
     label_smoothing : float
-        From 0 to 1.
+        From 0 to 1. Wherever a float is asked for, an array of one number is as good.
     ignore_index : int, optional
         Rows with this label add nothing, whatever their logits. By default none does (PyTorch
         ignores -100). Rows of probabilities that are all 0 add nothing either, without
@@ -95,7 +100,8 @@ def cross_entropy(
     Raises
     ------
     TypeError
-        A dtype that is not taken, or an argument that is not an array or not an integer.
+        A dtype that is not taken, missing values in a data frame, an argument that is not an array
+        or not an integer, logits and labels that look swapped, an unknown keyword.
     ValueError
         Shapes that do not fit, no classes, a label that is not a class, a probability or weight
         that is negative or not finite, an option out of its range, ignore_index with probabilities,
@@ -182,7 +188,8 @@ def cross_entropy_with_grad(
     loss : numpy.float64 or array
         The same bits as `cross_entropy` returns.
     grad_logits : numpy.ndarray of `logits`' shape and dtype
-        `out`, where it was given. Zero in ignored rows.
+        `out`, where it was given. Zero in ignored rows. One of bfloat16 becomes a tensor of PyTorch
+        by torch.from_numpy(grad_logits.view(np.int16)).view(torch.bfloat16).
     grad_labels : numpy.ndarray of `logits`' shape and dtype, with grad_labels=True
         sample_weight * class_weight_j * (1 - e) * (logsumexp(y) - y_j), divided like the loss; 0 at
         a masked class without mass.
@@ -280,7 +287,7 @@ def softmax_cross_entropy_with_logits(
     array([0.16984602, 0.82474489])
     """
     floats = _labels_of_kind(
-        labels, "fV", "probabilities as floats; for class indices there is sparse_" + _NAME
+        labels, logits, "fV", "probabilities as floats; for class indices there is sparse_" + _NAME
     )
     losses: Array = call(logits, floats, axis, backend, n_threads, reduction="none")[0]
     return losses
@@ -322,7 +329,7 @@ def sparse_softmax_cross_entropy_with_logits(
     array([0.20215853, 0.26170038])
     """
     integers = _labels_of_kind(
-        labels, "iu", "class indices as integers; for probabilities there is " + _NAME
+        labels, logits, "iu", "class indices as integers; for probabilities there is " + _NAME
     )
     losses: Array = call(logits, integers, -1, backend, n_threads, reduction="none")[0]
     return losses
@@ -331,8 +338,11 @@ def sparse_softmax_cross_entropy_with_logits(
 _NAME: Final = "softmax_cross_entropy_with_logits"
 
 
-def _labels_of_kind(labels: object, kinds: str, wanted: str) -> Array:
-    array = as_labels(labels)
+def _labels_of_kind(labels: object, logits: object, kinds: str, wanted: str) -> Array:
+    array = as_array(labels, "labels")
+    if array.size == 0 and "i" in kinds:
+        return array  # np.array([]) is float64, whatever it is meant to hold
     if array.dtype.kind not in kinds:
+        check_order(as_array(logits, "logits"), array, "labels come first here, as in TensorFlow")
         raise TypeError(f"labels are {array.dtype.name}, but must be {wanted}")
     return array

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from ._call import Batch
+from ._conversion import Array, as_array
 from ._options import Asked
 from ._reduce import Empty, MeanOver, Reduction, check_reduction
-from ._validation import Array, as_array, as_rows, check_floats
+from ._validation import as_rows, check_floats
 from .backends.context import (
     ELEMENTS,
     OUTPUT_GRADIENT,

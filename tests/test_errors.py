@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import re
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 import pytest
-from support import random_logits, random_probs
+from support import random_logits, random_probs, same_bits
 
 import fastxent
 
@@ -49,7 +52,7 @@ CASES: dict[str, Case] = {
         TypeError, ("labels", "masked", "filled"), labels=np.ma.masked_equal(LABELS, 0)
     ),
     "boolean probabilities": Case(
-        TypeError, ("labels", "boolean", "labels.astype(np.float32)"), labels=LOGITS > 0
+        TypeError, ("labels", "boolean", "np.asarray(labels, np.float32)"), labels=LOGITS > 0
     ),
     "labels of another axis": Case(
         ValueError, ("labels", "(5,)", "(4,)", "axis=0"), labels=np.zeros(5, int)
@@ -62,7 +65,70 @@ CASES: dict[str, Case] = {
         TypeError, ("logits", "float8_e4m3fn"), np.ones((4, 5), ml_dtypes.float8_e4m3fn)
     ),
     "structured logits": Case(TypeError, ("logits", "void"), np.zeros((4, 5), [("a", "f4")])),
-    "ragged logits": Case(TypeError, ("logits", "list"), [[1.0], [1.0, 2.0]]),
+    "records": Case(
+        TypeError,
+        ("logits", "records", "fields 'a', 'b'", "np.stack([logits[field] for field in"),
+        np.zeros(4, [("a", "f4"), ("b", "f4")]),
+    ),
+    "bfloat16 that came back from a file": Case(
+        TypeError,
+        ("logits", "raw memory (void16)", "logits.view(ml_dtypes.bfloat16)"),
+        LOGITS.astype(ml_dtypes.bfloat16).view("V2"),
+    ),
+    "bits of bfloat16": Case(
+        TypeError,
+        ("logits", "uint16", "logits.view(ml_dtypes.bfloat16)"),
+        LOGITS.astype(ml_dtypes.bfloat16).view(np.uint16),
+    ),
+    "bits of bfloat16, or numbers": Case(
+        TypeError,
+        ("logits", "int16", "np.asarray(logits, np.float32)", "logits.view(ml_dtypes.bfloat16)"),
+        LOGITS.astype(ml_dtypes.bfloat16).view(np.int16),
+    ),
+    "raw memory of 4 bytes": Case(
+        TypeError, ("logits", "raw memory (void32)", "logits.view(np.float32)"), LOGITS.view("V4")
+    ),
+    "objects": Case(
+        TypeError,
+        (
+            "logits",
+            "objects",
+            "logits[0, 0] is 1 of type int",
+            "np.asarray(logits, np.float64)",
+        ),
+        np.ones((4, 5), object),
+    ),
+    "fractions": Case(
+        TypeError,
+        ("logits", "logits[0, 0] is Fraction(1, 2)", "np.asarray(logits, np.float64)"),
+        [[Fraction(1, 2)] * 5] * 4,
+    ),
+    "a missing logit": Case(
+        TypeError,
+        ("logits", "logits[1, 0] is missing (None)", "-np.inf"),
+        [[1.0, 2.0], [None, "a"]],
+    ),
+    "text among logits": Case(TypeError, ("logits", "text", "no number"), [[1.0, "a"], [1.0, 2.0]]),
+    "bytes": Case(TypeError, ("logits", "text (bytes8)", "b'a'"), np.full((4, 5), b"a")),
+    "dates as logits": Case(
+        TypeError, ("logits", "dates (datetime64[D])", "1970-01-01"), np.zeros((4, 5), "M8[D]")
+    ),
+    "durations as logits": Case(
+        TypeError, ("logits", "durations (timedelta64[s])"), np.zeros((4, 5), "m8[s]")
+    ),
+    "a dictionary of logits": Case(TypeError, ("logits", "dict", "array"), {0: 1.0}),
+    "a generator": Case(TypeError, ("logits", "generator", "list"), (x for x in (1.0, 2.0))),
+    "ragged logits": Case(
+        TypeError,
+        ("logits", "list", "logits[0] has 1", "logits[1] has 2", "-np.inf"),
+        [[1.0], [1.0, 2.0]],
+    ),
+    "ragged labels": Case(
+        TypeError,
+        ("labels", "labels[0] has 2", "labels[1] has 1", "-100", "ignore_index=-100"),
+        LOGITS.reshape(2, 2, 5),
+        [[0, 1], [1]],
+    ),
     "a single number": Case(ValueError, ("logits", "axis"), np.float32(1)),
     "no classes": Case(
         ValueError, ("logits", "(4, 0)", "no classes", "axis 1"), np.empty((4, 0), np.float32)
@@ -70,26 +136,98 @@ CASES: dict[str, Case] = {
     "axis too large": Case(ValueError, ("axis 2", "2 dimension", "-2 to 1"), options={"axis": 2}),
     "axis too small": Case(ValueError, ("axis -3", "-2 to 1"), options={"axis": -3}),
     "axis not an integer": Case(TypeError, ("axis", "integer", "1.0"), options={"axis": 1.0}),
-    "boolean labels": Case(
-        TypeError, ("labels", "boolean", "labels.astype(np.int64)"), labels=np.ones(4, bool)
+    "no axis": Case(TypeError, ("axis", "None", "logits.reshape(-1)"), options={"axis": None}),
+    "several axes": Case(TypeError, ("axis", "(0, 1)", "reshape"), options={"axis": (0, 1)}),
+    "labels first": Case(
+        TypeError,
+        ("logits", "int64", "(4,)", "labels", "float32", "(4, 5)", "swapped", "logits come first"),
+        LABELS,
+        LOGITS,
     ),
-    "text labels": Case(TypeError, ("labels", "integers", "str"), labels=["a", "b", "c", "d"]),
+    "labels first, one row": Case(TypeError, ("swapped",), 3, LOGITS[0]),
+    "probabilities first": Case(
+        ValueError,
+        ("labels[0, 1] is -", "logits look like probabilities", "come first"),
+        np.full((4, 5), 0.2, np.float32),
+        -np.abs(LOGITS) * (np.arange(5) > 0),
+    ),
+    "boolean labels": Case(
+        TypeError, ("labels", "boolean", "np.asarray(labels, np.int64)"), labels=np.ones(4, bool)
+    ),
+    "text labels": Case(
+        TypeError,
+        ("labels", "integers", "text (str32)", "np.unique(labels, return_inverse=True)"),
+        labels=["a", "b", "c", "d"],
+    ),
     "complex labels": Case(TypeError, ("labels", "complex128"), labels=np.ones(4, complex)),
-    "huge labels": Case(TypeError, ("labels", "object"), labels=[0, 1, 2, 2**70]),
+    "huge labels": Case(
+        TypeError, ("labels", "object", "labels[3] is", "64 bits"), labels=[0, 1, 2, 2**70]
+    ),
     "date labels": Case(TypeError, ("labels", "datetime64"), labels=np.zeros(4, "M8[s]")),
     "too few labels": Case(
         ValueError, ("labels", "(3,)", "(4, 5)", "axis 1", "shape (4,)"), labels=LABELS[:3]
     ),
     "labels with the class axis": Case(
-        ValueError, ("labels", "(4, 5)", "labels.astype(np.float32)"), labels=np.ones((4, 5), int)
+        ValueError,
+        ("labels", "(4, 5)", "np.asarray(labels, np.float32)"),
+        labels=np.ones((4, 5), int),
     ),
     "labels as a column": Case(
-        ValueError, ("labels", "(4, 1)", "(4,)", "labels.reshape((4,))"), labels=LABELS[:, None]
+        ValueError, ("labels", "(4, 1)", "(4,)", "np.reshape(labels, (4,))"), labels=LABELS[:, None]
     ),
     "float class indices": Case(
         ValueError,
-        ("labels", "floats", "(4,)", "(4, 5)", "labels.astype(np.int64)"),
+        ("labels", "floats", "(4,)", "(4, 5)", "np.asarray(labels, np.int64)"),
         labels=LABELS.astype(np.float32),
+    ),
+    "float labels as a column": Case(
+        ValueError,
+        ("labels", "(4, 1)", "np.asarray(np.reshape(labels, (4,)), np.int64)"),
+        labels=LABELS[:, None].astype(np.float32),
+    ),
+    "fractions of labels": Case(
+        ValueError,
+        ("labels[2] is 0.5", "neither a class index"),
+        labels=with_value(LABELS.astype(float), 2, 0.5),
+    ),
+    "infinite labels": Case(
+        ValueError,
+        ("labels[2] is inf", "neither a class index"),
+        labels=with_value(LABELS.astype(float), 2, np.inf),
+    ),
+    "missing labels": Case(
+        ValueError,
+        ("labels[2] is nan", "np.nan_to_num(labels, nan=-100).astype", "ignore_index=-100"),
+        labels=with_value(LABELS.astype(float), 2, np.nan),
+    ),
+    "missing labels and ignore_index": Case(
+        ValueError,
+        ("labels[2] is nan", "np.nan_to_num(labels, nan=-100).astype", "ignore_index=-100"),
+        labels=with_value(LABELS.astype(float), 2, np.nan),
+        options={"ignore_index": -100},
+    ),
+    "no label": Case(
+        TypeError,
+        ("labels", "labels[3] is missing (None)", "-100", "ignore_index=-100"),
+        labels=[0, 1, 2, None],
+    ),
+    "labels as objects": Case(
+        TypeError,
+        ("labels", "labels[0] is 0 of type int", "np.asarray(labels, np.int64)"),
+        labels=LABELS.astype(object),
+    ),
+    "probabilities that came back from a file": Case(
+        TypeError,
+        ("labels", "raw memory", "labels.view(ml_dtypes.bfloat16)"),
+        labels=PROBS.astype(ml_dtypes.bfloat16).view("V2"),
+    ),
+    "bits of probabilities": Case(
+        ValueError,
+        ("labels", "labels.view(ml_dtypes.bfloat16)"),
+        labels=PROBS.astype(ml_dtypes.bfloat16).view(np.uint16),
+    ),
+    "labels from 1": Case(
+        ValueError, ("labels[3] is 5", "count from 0", "labels - 1"), labels=np.array([1, 2, 3, 5])
     ),
     "too few probabilities": Case(
         ValueError, ("labels", "(4, 4)", "(4, 5)"), labels=np.ones((4, 4), np.float32)
@@ -158,12 +296,25 @@ CASES: dict[str, Case] = {
     "ignore_index not an integer": Case(
         TypeError, ("ignore_index", "integer", "'none'"), options={"ignore_index": "none"}
     ),
+    "several indices to ignore": Case(
+        TypeError, ("ignore_index", "[-1, -100]", "np.isin"), options={"ignore_index": [-1, -100]}
+    ),
+    "PyTorch's reduction": Case(
+        ValueError,
+        ("reduction", "'batchmean'", "here that is 'mean'"),
+        options={"reduction": "batchmean"},
+    ),
+    "a reduction in capitals": Case(
+        ValueError, ("reduction", "'SUM'", "here that is 'sum'"), options={"reduction": "SUM"}
+    ),
     "unknown reduction": Case(
         ValueError,
         ("reduction", "'none', 'sum', 'mean'", "'average'"),
         options={"reduction": "average"},
     ),
-    "no reduction": Case(ValueError, ("reduction", "None"), options={"reduction": None}),
+    "no reduction": Case(
+        ValueError, ("reduction", "None", "here that is 'none'"), options={"reduction": None}
+    ),
     "no threads": Case(ValueError, ("n_threads", "at least 1", "0"), options={"n_threads": 0}),
     "less than no threads": Case(ValueError, ("n_threads", "-2"), options={"n_threads": -2}),
     "half a thread": Case(TypeError, ("n_threads", "integer", "0.5"), options={"n_threads": 0.5}),
@@ -190,6 +341,63 @@ def test_bad_input_says_what_is_wrong_and_touches_nothing(backend: str, case: st
         position = message.find(part, position)
         assert position >= 0, f"{part!r} is not (in this order) in {message!r}"
     assert (out == 7).all()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_no_message_shows_a_type_of_storage_alone(case: str) -> None:
+    _, _, logits, labels, options = CASES[case]
+    with pytest.raises((TypeError, ValueError)) as error:
+        fastxent.cross_entropy(logits, labels, **options)
+    assert not re.search(r"not (object|str\d+|void\d+|bytes\d+)\b", str(error.value))
+
+
+def test_what_comes_back_from_a_file_is_taken_as_its_error_says(backend: str) -> None:
+    logits = LOGITS.astype(ml_dtypes.bfloat16)
+    file = io.BytesIO()
+    np.save(file, logits)
+    file.seek(0)
+    loaded = np.load(file)
+    for bits in (loaded, logits.view(np.uint16)):
+        with pytest.raises(TypeError, match=r"logits\.view\(ml_dtypes\.bfloat16\)") as error:
+            fastxent.softmax(bits)
+        assert "np.asarray" not in str(error.value)
+        got = fastxent.softmax(bits.view(ml_dtypes.bfloat16), backend=backend)
+        assert same_bits(got, fastxent.softmax(logits, backend=backend))
+
+
+class Refuses:
+    """Cannot be an array as it is; DLPack would hand out its memory all the same."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        raise self._error
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return LOGITS.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return LOGITS.__dlpack_device__()
+
+
+@pytest.mark.parametrize("kind", [TypeError, ValueError, RuntimeError, AttributeError, OSError])
+def test_what_an_object_refuses_is_not_asked_for_in_another_way(kind: type[Exception]) -> None:
+    refusing = Refuses(kind("call resolve() first"))
+    for given in (refusing, [refusing, refusing]):
+        with pytest.raises(TypeError, match=r"logits .*call resolve\(\) first"):
+            fastxent.softmax(given)
+        with pytest.raises(TypeError, match=r"labels .*call resolve\(\) first"):
+            fastxent.cross_entropy(LOGITS, given)
+    with pytest.raises(MemoryError):  # says nothing about the argument
+        fastxent.softmax(Refuses(MemoryError()))
+
+
+def test_tensorflows_order_is_recognised_too(backend: str) -> None:
+    with pytest.raises(TypeError, match=r"swapped; labels come first here"):
+        fastxent.sparse_softmax_cross_entropy_with_logits(LOGITS, LABELS, backend=backend)
+    with pytest.raises(TypeError, match=r"labels are float32, but must be class indices"):
+        fastxent.sparse_softmax_cross_entropy_with_logits(PROBS, LOGITS, backend=backend)
 
 
 @pytest.mark.parametrize("function", [fastxent.softmax, fastxent.log_softmax, fastxent.logsumexp])

@@ -193,3 +193,43 @@ def test_an_unsigned_label_is_never_taken_for_another_ignored_one(backend: str) 
             fastxent.cross_entropy(
                 random_logits((2, 3)), labels, ignore_index=index, backend=backend
             )
+
+
+def test_an_empty_array_is_the_labels_of_an_empty_batch_whatever_its_dtype(backend: str) -> None:
+    for labels in (
+        [],
+        np.array([]),
+        np.array([], object),
+        np.array([], bool),
+        np.empty(0, np.int8),
+    ):
+        for logits in (np.empty((0, 3)), np.empty((0, 3), np.float32)):
+            losses, gradient = fastxent.cross_entropy_with_grad(
+                logits, labels, reduction="none", ignore_index=-100, backend=backend
+            )
+            assert losses.shape == (0,)
+            assert gradient.shape == (0, 3)
+            assert np.isnan(fastxent.cross_entropy(logits, labels, backend=backend))
+            same = fastxent.sparse_softmax_cross_entropy_with_logits(labels, logits)
+            assert same.shape == (0,)
+    for labels in ([[], []], np.empty((2, 0))):
+        losses = fastxent.cross_entropy(
+            np.empty((2, 0, 3)), labels, reduction="none", backend=backend
+        )
+        assert losses.shape == (2, 0)
+    with pytest.raises(ValueError, match=r"shape \(0,\)"):
+        fastxent.cross_entropy(random_logits((2, 3)), np.array([]), backend=backend)
+
+
+def test_missing_labels_are_left_out_as_their_error_says(backend: str) -> None:
+    logits = random_logits((3, 4))
+    labels = np.array([1.0, np.nan, 3.0])
+    with pytest.raises(
+        ValueError, match=r"np\.nan_to_num\(labels, nan=-100\)\.astype\(np\.int64\)"
+    ):
+        fastxent.cross_entropy(logits, labels, backend=backend)
+    losses = fastxent.cross_entropy(
+        logits, np.nan_to_num(labels, nan=-100).astype(np.int64), ignore_index=-100,
+        reduction="none", backend=backend,
+    )  # fmt: skip
+    assert (losses > 0).tolist() == [True, False, True]
