@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import numbers
+import operator
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from ._conversion import Array, as_array, at
 from ._reduce import EMPTIES, MEANS_OVER, check_choice
-from ._validation import Array, as_array
 from .backends.context import BLOCK, Options
 
 # A factor beyond these has no meaning in float32 arithmetic.
@@ -82,11 +84,11 @@ def make_options(
     z_loss = _number(asked.z_loss, "z_loss", 0.0, _LARGEST)
     weights = masses = None
     if asked.class_weight is not None:
-        weights = class_weights(asked.class_weight, n_classes, logits.dtype)
+        weights = class_weights(asked.class_weight, n_classes, batch, logits.dtype)
         masses = np.add.reduceat(weights.astype(np.float64), np.arange(0, n_classes, BLOCK))
     row_weights = None
     if asked.sample_weight is not None:
-        row_weights = sample_weights(asked.sample_weight, batch)
+        row_weights = sample_weights(asked.sample_weight, batch, n_classes)
     denominator, weighs = denominator_of(
         asked, row_weights, math.prod(batch), has_labels, reduction
     )
@@ -137,55 +139,151 @@ def _number(
     value: Any, name: str, least: float, most: float, advice: str = "", open_ends: bool = False
 ) -> float:
     """`value` as a float from `least` to `most`; with open ends, between them."""
-    if type(value) is float:
-        number = value
-    else:
-        is_array = isinstance(value, np.ndarray) and value.ndim == 0 and value.dtype.kind in "fiu"
-        is_number = isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_)
-        if not (is_number or is_array):
-            raise TypeError(f"{name} must be a number, not {value!r}{advice}")
-        try:
-            number = float(value)
-        except OverflowError:
-            number = math.inf
-        except (TypeError, ValueError):
-            raise TypeError(f"{name} must be a number, not {value!r}{advice}") from None
+    number = value if type(value) is float else _as_float(value, name, advice)
     inside = least < number < most if open_ends else least <= number <= most
     if not inside:
         wanted = "a finite number above 0" if open_ends else f"from {least:g} to {most:g}"
-        raise ValueError(f"{name} must be {wanted}, not {value!r}{advice}")
+        raise ValueError(f"{name} must be {wanted}, not {number!r}{advice}")
     return number
 
 
-def _weights(value: Any, name: str, shape: tuple[int, ...], meaning: str) -> Array:
-    array = as_array(value, name)
-    if array.dtype.kind not in "fiuV" or (array.dtype.kind == "V" and array.dtype.names):
-        raise TypeError(f"{name} must hold real numbers, not {array.dtype.name}")
-    if array.shape != shape:
-        raise ValueError(f"{name} has shape {array.shape}; it must have {shape}, {meaning}")
+def _as_float(value: Any, name: str, advice: str) -> float:
+    """A real number, or an array of one, as a float."""
+    if hasattr(value, "__array__") and not isinstance(value, np.generic):
+        array = as_array(value, name)
+        if array.size != 1:
+            raise TypeError(
+                f"{name} must be one number for all rows, not an array of shape {array.shape}"
+                f"{advice}"
+            )
+        value = array.reshape(())[()]
+    if isinstance(value, np.generic):
+        is_number = value.dtype.kind in "fiuV"
+    else:
+        is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not is_number:
+        raise TypeError(f"{name} must be a number, not {value!r}{advice}")
     try:
-        # a copy: `out` may lie where the weights lie, and a state keeps them
-        wide = np.array(array, np.float64, order="C", copy=True)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must hold real numbers, not {array.dtype.name}") from None
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+class _Kind(NamedTuple):
+    """What there is to say about class_weight or sample_weight."""
+
+    name: str
+    shape: tuple[int, ...]
+    meaning: str
+    dtypes: str
+    other_shape: tuple[int, ...]
+    other: str
+    losses: str
+
+
+def _weights(value: Any, kind: _Kind) -> Array:
+    """Weights as a float64 array."""
+    name, shape = kind.name, kind.shape
+    array = as_array(value, name)
+    if array.dtype.kind not in kind.dtypes:
+        found = "booleans" if array.dtype.kind == "b" else array.dtype.name
+        raise TypeError(
+            f"{name} must be real numbers, not {found}; np.asarray({name}, np.float64) makes them"
+        )
+    if array.shape != shape:
+        advice = ""
+        if array.ndim == 0:
+            advice = f"; np.full({shape}, {array}) has it"
+        elif array.shape == kind.other_shape:
+            advice = f"; {kind.other}"
+        elif array.size and tuple(n for n in array.shape if n != 1) == shape:
+            advice = f"; np.reshape({name}, {shape}) has it"
+        raise ValueError(
+            f"{name} has shape {array.shape}; it must have {shape}, {kind.meaning}{advice}"
+        )
+    # a copy: `out` may lie where the weights lie, and a state keeps them
+    wide = np.array(array, np.float64, order="C", copy=True)
     wrong = ~((wide >= 0) & (wide <= _LARGEST))
     if wrong.any():
         place = np.unravel_index(int(wrong.argmax()), shape)
-        where = ", ".join(str(int(k)) for k in place)
+        advice = ""
+        if np.isnan(wide[place]):
+            advice = "; 0 leaves out what is missing"
+        elif wide[place] < 0:
+            advice = (
+                f"; for negative weights take the losses, with reduction='none' and without {name},"
+                f" and sum {kind.losses} yourself"
+            )
         raise ValueError(
-            f"{name}{f'[{where}]' if shape else ''} is {wide[place]}; weights must be from 0 to "
-            f"{_LARGEST:g}"
+            f"{at(name, place)} is {wide[place]}; weights must be from 0 to {_LARGEST:g}{advice}"
         )
     return wide
 
 
-def class_weights(value: Any, n_classes: int, logits: np.dtype[Any]) -> Array:
+def class_weights(
+    value: Any, n_classes: int, batch: tuple[int, ...], logits: np.dtype[Any]
+) -> Array:
     """A weight for every class, in the type of the arithmetic."""
-    wide = _weights(value, "class_weight", (n_classes,), "one weight for every class")
+    if isinstance(value, str):
+        # of a batch they would change from call to call
+        formula = (
+            f"; with counts = np.bincount(labels, minlength={n_classes}) of all training labels "
+            f"that count they are counts.sum() / ({n_classes} * np.maximum(counts, 1))"
+        )
+        raise TypeError(
+            f"class_weight must be real numbers, one for every class, not {value!r}"
+            f"{formula if value == 'balanced' else ''}"
+        )
+    is_mapping = isinstance(value, Mapping)
+    kind = _Kind(
+        "class_weight", (n_classes,), "one weight for every class", "fiuV",
+        batch, "one weight for every row is sample_weight", "class_weight[labels] * losses",
+    )  # fmt: skip
+    each = _by_class(value, n_classes) if is_mapping else _by_index(value, n_classes)
+    wide = _weights(each, kind)
     return wide if logits.type is np.float64 else wide.astype(np.float32)
 
 
-def sample_weights(value: Any, batch: tuple[int, ...]) -> Array:
-    """A float64 weight for every row, the rows one after another."""
-    meaning = "that of logits without the class axis"
-    return _weights(value, "sample_weight", batch, meaning).reshape(-1)
+def _by_class(weights: Mapping[Any, Any], n_classes: int) -> list[Any]:
+    """The weights of all classes; those that are not named have 1, as in scikit-learn."""
+    every: list[Any] = [1.0] * n_classes
+    for key, weight in weights.items():
+        try:
+            index = operator.index(key)
+            if isinstance(key, bool):
+                raise TypeError
+        except TypeError:
+            raise TypeError(
+                f"class_weight has the key {key!r}; the keys must be class indices, which are "
+                "integers"
+            ) from None
+        if not 0 <= index < n_classes:
+            raise ValueError(
+                f"class_weight has the key {key!r}, which is not one of the {n_classes} classes "
+                f"(0 to {n_classes - 1})"
+            )
+        every[index] = weight
+    return every
+
+
+def _by_index(weights: Any, n_classes: int) -> Any:
+    """A series in the order of the classes that its index names; anything else as it is."""
+    index = getattr(weights, "index", None)
+    if index is None or callable(index):  # a list has a method of that name
+        return weights
+    order = np.asarray(index)
+    if order.dtype.kind not in "iu" or not np.array_equal(np.sort(order), np.arange(n_classes)):
+        raise ValueError(
+            f"class_weight is a {type(weights).__name__} whose index is not 0 to {n_classes - 1}, "
+            "the classes; pass class_weight.to_numpy(), if it is in their order"
+        )
+    return as_array(weights, "class_weight")[np.argsort(order)]
+
+
+def sample_weights(value: Any, batch: tuple[int, ...], n_classes: int) -> Array:
+    """A float64 weight for every row, the rows one after another; of a mask 1 and 0."""
+    kind = _Kind(
+        "sample_weight", batch, "that of logits without the class axis", "fiuVb",
+        (n_classes,), "one weight for every class is class_weight", "sample_weight * losses",
+    )  # fmt: skip
+    return _weights(value, kind).reshape(-1)

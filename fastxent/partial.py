@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -357,6 +358,11 @@ def _shard_options(batch: Batch, class_offset: object, states: Array) -> Options
         raise TypeError(f"class_offset must be an integer, not {class_offset!r}")
     if not 0 <= class_offset < _ANY_LABEL:
         raise ValueError(f"class_offset must not be negative, but is {class_offset}")
+    if batch.asked is not None and isinstance(batch.asked.class_weight, Mapping):
+        raise TypeError(
+            "class_weight is a mapping, which does not say whether its keys count from the first "
+            "class of all or of this shard; pass an array of the weights of the shard's classes"
+        )
     assert batch.options is not None
     return batch.options._replace(
         class_offset=int(class_offset), n_labels=_ANY_LABEL, states=states, denominator=1.0

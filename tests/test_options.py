@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from fractions import Fraction
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pytest
-from support import FLOATS, Array, random_logits, random_probs, same_bits
+from support import BFLOAT16, FLOATS, Array, random_logits, random_probs, same_bits
 
 import fastxent
 
@@ -246,6 +249,91 @@ def test_class_weights_go_with_either_byte_order(backend: str) -> None:
         assert losses[0] == losses[1]
 
 
+def test_class_weights_by_class_are_1_where_none_is_given(backend: str) -> None:
+    for weights, want in (
+        ({}, [1, 1, 1, 1, 1]),
+        ({0: 2.0, 3: 0}, [2, 1, 1, 0, 1]),
+        ({np.int64(4): np.float32(0.5), 1: 3}, [1, 3, 1, 1, 0.5]),
+        (MappingProxyType({2: 4.0}), [1, 1, 4, 1, 1]),
+    ):
+        got = fastxent.cross_entropy_with_grad(
+            LOGITS, LABELS, class_weight=weights, backend=backend
+        )
+        array = np.array(want, float)
+        same = fastxent.cross_entropy_with_grad(LOGITS, LABELS, class_weight=array, backend=backend)
+        assert same_bits(got[0], same[0])
+        assert same_bits(got[1], same[1])
+    with pytest.raises(TypeError, match=r"class_weight is a mapping.*this shard.*array"):
+        fastxent.partial(LOGITS, LABELS, class_weight={0: 2.0}, class_offset=5, backend=backend)
+
+
+def test_balanced_weights_follow_from_the_counts_as_the_error_says(backend: str) -> None:
+    with pytest.raises(TypeError, match=r"class_weight.*'balanced'") as error:
+        fastxent.cross_entropy(LOGITS, LABELS, class_weight="balanced", backend=backend)
+    labels = np.array([0, 2, 2, 2, 4, 0])
+    counts_as = re.search(r"counts = (np\.bincount\(.*?\))", str(error.value))
+    formula = re.search(r"they are (.*)$", str(error.value))
+    assert counts_as
+    assert formula
+    counts = eval(counts_as[1], {"np": np, "labels": labels})
+    weights = eval(formula[1], {"np": np, "counts": counts})
+    assert weights[[0, 2, 4]].tolist() == [6 / (5 * 2), 6 / (5 * 3), 6 / (5 * 1)]
+    assert np.isfinite(
+        fastxent.cross_entropy(LOGITS, labels, class_weight=weights, backend=backend)
+    )
+
+
+def test_a_mask_is_sample_weights_of_1_and_0(backend: str) -> None:
+    mask = np.array([True, False, True, True, False, True])
+    for given in (mask, mask.tolist()):
+        for labels in (LABELS, PROBS):
+            got = fastxent.cross_entropy_with_grad(
+                LOGITS, labels, sample_weight=given, backend=backend
+            )
+            want = fastxent.cross_entropy_with_grad(
+                LOGITS, labels, sample_weight=mask.astype(float), backend=backend
+            )
+            assert same_bits(got[0], want[0])
+            assert same_bits(got[1], want[1])
+
+
+@pytest.mark.parametrize(
+    "name", ["temperature", "label_smoothing", "normalizer", "softcap", "z_loss"]
+)
+def test_an_array_of_one_number_is_a_number(name: str, backend: str) -> None:
+    options: dict[str, Any] = {"backend": backend}
+    want = fastxent.cross_entropy(LOGITS, LABELS, **{name: 0.5}, **options)
+    for given in (
+        np.array(0.5), np.array([0.5]), np.array([[0.5]], np.float32), np.float16(0.5),
+        BFLOAT16.type(0.5), np.array([0.5], BFLOAT16), Fraction(1, 2), np.array([0.5], ">f8"),
+    ):  # fmt: skip
+        assert fastxent.cross_entropy(LOGITS, LABELS, **{name: given}, **options) == want
+    for many in (np.full(6, 0.5), np.array([]), np.full((1, 2), 0.5)):
+        with pytest.raises(TypeError, match=rf"{name} must be one number for all rows.*shape"):
+            fastxent.cross_entropy(LOGITS, LABELS, **{name: many}, **options)
+
+
+def test_negative_weights_have_the_way_out_that_their_error_says(backend: str) -> None:
+    sample_weight = np.array([1.0, -2.0, 0.5, 1.0, 0.0, 3.0])
+    class_weight = np.array([1.0, -1.0, 2.0, 0.5, 0.0])
+    losses = fastxent.cross_entropy(LOGITS, LABELS, reduction="none", backend=backend)
+    for options, sum_of in (
+        ({"sample_weight": sample_weight}, "sample_weight * losses"),
+        ({"class_weight": class_weight}, "class_weight[labels] * losses"),
+    ):
+        with pytest.raises(ValueError, match=r"\[1\] is -.*reduction='none'") as error:
+            fastxent.cross_entropy(LOGITS, LABELS, **options, backend=backend)
+        assert f"sum {sum_of} yourself" in str(error.value)
+        terms = eval(sum_of, {**options, "losses": losses, "labels": LABELS})
+        positive = {name: np.maximum(value, 0) for name, value in options.items()}
+        negative = {name: np.maximum(-value, 0) for name, value in options.items()}
+        plus, minus = (
+            fastxent.cross_entropy(LOGITS, LABELS, reduction="sum", **each, backend=backend)
+            for each in (positive, negative)
+        )
+        np.testing.assert_allclose(terms.sum(), plus - minus, rtol=1e-13)
+
+
 def wrong(**options: Any) -> Callable[[], Any]:
     return lambda: fastxent.cross_entropy(LOGITS, LABELS, **options)
 
@@ -294,6 +382,47 @@ WRONG: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         wrong(class_weight=[1, 1e39, 1, 1, 1]),
         ValueError,
         r"class_weight\[1\] is 1e\+39.*1e\+30",
+    ),
+    "class weights by text": (
+        wrong(class_weight={"a": 1.0}), TypeError, "class_weight has the key 'a'.*integers",
+    ),
+    "class weights by bool": (
+        wrong(class_weight={True: 1.0}), TypeError, "class_weight has the key True",
+    ),
+    "class weights of an unknown class": (
+        wrong(class_weight={0: 1.0, 5: 2.0}), ValueError, r"class_weight has the key 5.*\(0 to 4\)",
+    ),
+    "class weights of a negative class": (
+        wrong(class_weight={-1: 2.0}), ValueError, "class_weight has the key -1",
+    ),
+    "class weight by class negative": (
+        wrong(class_weight={3: -2.0}), ValueError, r"class_weight\[3\] is -2.0",
+    ),
+    "class weight by class missing": (
+        wrong(class_weight={3: None}), TypeError, r"class_weight\[3\] is missing",
+    ),
+    "class weights as a word": (wrong(class_weight="auto"), TypeError, "class_weight.*'auto'"),
+    "class weights as a mask": (
+        wrong(class_weight=[True] * 5),
+        TypeError,
+        r"class_weight.*booleans.*np.asarray\(class_weight",
+    ),
+    "class weights of rows": (
+        wrong(class_weight=np.ones(6)), ValueError, r"class_weight has shape \(6,\).*sample_weight",
+    ),
+    "class weights in a row": (
+        wrong(class_weight=np.ones((1, 5))), ValueError, r"np.reshape\(class_weight, \(5,\)\)",
+    ),
+    "one class weight": (wrong(class_weight=2.0), ValueError, r"np.full\(\(5,\), 2.0\)"),
+    "sample weights of classes": (
+        wrong(sample_weight=np.ones(5)), ValueError, "sample_weight has shape.*class_weight",
+    ),
+    "sample weights by row": (wrong(sample_weight={0: 1.0}), TypeError, "sample_weight.*a dict"),
+    "sample weights as a word": (
+        wrong(sample_weight="balanced"), TypeError, "sample_weight.*text.*'balanced'",
+    ),
+    "sample weight NaN": (
+        wrong(sample_weight=[1, 1, np.nan, 1, 1, 1]), ValueError, r"\[2\] is nan.*0 leaves out",
     ),
     "mean_over as an array": (wrong(mean_over=np.array(["rows", "rows"])), ValueError, "mean_over"),
     "smoothing as an array of text": (

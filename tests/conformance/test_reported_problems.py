@@ -6,6 +6,7 @@ NumPy's longdouble where there is much to add) and share nothing with fastxent.
 
 from __future__ import annotations
 
+import io
 import mmap
 import re
 import tracemalloc
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from mpmath import MPContext
+from peers import peer
 from support import (
     BFLOAT16,
     FLOATS,
@@ -61,6 +63,11 @@ THREADS: dict[str, str] = {
     "google-deepmind/optax#1185": "test_a_label_that_is_no_class_is_an_error_and_not_nan",
     "tensorflow/tensorflow#8484": "test_a_wrong_label_is_the_same_error_however_it_is_computed",
     "pytorch/pytorch#194802": "test_a_wrong_label_writes_nothing_anywhere",
+    # inputs
+    "pytorch/pytorch#110285": "test_bfloat16_tensors_are_logits_without_a_conversion",
+    "jax-ml/ml_dtypes#41": "test_bfloat16_that_a_file_gave_back_as_raw_memory_is_recognised",
+    "scikit-learn/scikit-learn#25953": "test_nullable_labels_and_scores_are_taken_as_they_are",
+    "Chumsy0725/logit-adj-pytorch#2": "test_class_weights_sorted_by_frequency_reach_their_classes",
     # sizes
     "pytorch/pytorch#111484": "test_rows_beyond_four_billion_elements_have_the_right_losses",
     "pytorch/pytorch#84144": "test_softmax_of_rows_beyond_four_billion_elements_is_right",
@@ -720,6 +727,74 @@ def test_a_wrong_label_writes_nothing_anywhere(backend: str) -> None:
                     logits, labels, axis=1, out=out, reduction="none", backend=backend
                 )
             assert (memory == dtype.type(7)).all()
+
+
+# Inputs
+
+
+def test_bfloat16_tensors_are_logits_without_a_conversion(backend: str) -> None:
+    """pytorch/pytorch#110285: a bfloat16 tensor cannot become a NumPy array.
+
+    Converted to float32 first it takes twice the memory, and its gradient is of another type.
+    """
+    torch = peer("torch")
+    logits = random_logits((4, 9), BFLOAT16)
+    given = torch.tensor(logits.astype(np.float32)).bfloat16()
+    losses, gradient = both(given, [0, 8, 3, 3], backend)
+    want, want_gradient = both(logits, [0, 8, 3, 3], backend)
+    assert same_bits(losses, want)
+    assert same_bits(gradient, want_gradient)
+    assert gradient.dtype == BFLOAT16
+
+
+def test_bfloat16_that_a_file_gave_back_as_raw_memory_is_recognised(backend: str) -> None:
+    """jax-ml/ml_dtypes#41: bfloat16 arrays come back from np.load as two bytes without a type.
+
+    Nothing is lost but the name of the type; converted to numbers they would be others.
+    """
+    logits = random_logits((4, 9), BFLOAT16)
+    file = io.BytesIO()
+    np.save(file, logits)
+    file.seek(0)
+    loaded = np.load(file)
+    assert loaded.dtype.name == "void16"
+    with pytest.raises(TypeError, match=r"logits\.view\(ml_dtypes\.bfloat16\)"):
+        fastxent.cross_entropy(loaded, [0, 8, 3, 3], backend=backend)
+    got = both(loaded.view(BFLOAT16), [0, 8, 3, 3], backend)
+    assert same_bits(got[0], both(logits, [0, 8, 3, 3], backend)[0])
+
+
+def test_nullable_labels_and_scores_are_taken_as_they_are(backend: str) -> None:
+    """scikit-learn/scikit-learn#25953: a column of pandas' Int64 was an unknown kind of label.
+
+    convert_dtypes makes such columns of all there are; nothing need be missing in them.
+    """
+    pandas = peer("pandas")
+    logits = random_logits((4, 3), np.float64)
+    labels = np.array([0, 2, 1, 1])
+    frame = pandas.DataFrame(logits).convert_dtypes()
+    assert {str(dtype) for dtype in frame.dtypes} == {"Float64"}
+    losses, gradient = both(frame, pandas.Series(labels).convert_dtypes(), backend)
+    want, want_gradient = both(logits, labels, backend)
+    assert same_bits(losses, want)
+    assert same_bits(gradient, want_gradient)
+
+
+def test_class_weights_sorted_by_frequency_reach_their_classes(backend: str) -> None:
+    """Chumsy0725/logit-adj-pytorch#2: numbers by class were applied in the order of counting.
+
+    What counts labels sorts them by frequency, or as text: the first number is not that of class 0.
+    """
+    pandas = peer("pandas")
+    labels = np.array([2, 2, 2, 0, 1, 1])
+    logits = random_logits((6, 3), np.float64)
+    weights = 1 / pandas.Series(labels).value_counts()
+    assert weights.index.tolist() == [2, 1, 0]
+    want = exact(logits, labels, class_weight=np.array([1, 1 / 2, 1 / 3]))
+    for given in (weights, weights.to_dict()):
+        losses, gradient = both(logits, labels, backend, class_weight=given)
+        assert_losses(losses, want.losses, logits.dtype)
+        assert_gradient(gradient, want.gradient, want.scale)
 
 
 # Sizes
