@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Never
 
 from ._call import NO_LABELS, Batch
 from ._conversion import Array, as_array
+from ._keywords import own_keywords, refuse
 from ._options import Asked
 from ._reduce import Empty, Reduction, check_reduction
 from ._validation import check_out
@@ -13,6 +14,7 @@ from .backends.context import OUTPUT_GRADIENT, OUTPUT_NOTHING
 from .second_order import with_partners
 
 
+@own_keywords
 def kl_divergence_with_logits(
     target_logits: object,
     logits: object,
@@ -25,6 +27,7 @@ def kl_divergence_with_logits(
     empty: Empty = "nan",
     backend: str | None = None,
     n_threads: int | None = None,
+    **unknown: Never,
 ) -> Any:
     """The Kullback-Leibler divergence of a softmax from a target softmax, both given as logits.
 
@@ -69,12 +72,15 @@ def kl_divergence_with_logits(
     >>> print(f"{fastxent.kl_divergence_with_logits(teacher, student):.6f}")
     0.110944
     """
+    if unknown:
+        raise refuse(unknown, kl_divergence_with_logits)
     return _divergence(
         target_logits, logits, axis, temperature, sample_weight, reduction, normalizer, empty,
         backend, n_threads, OUTPUT_NOTHING, None,
     )[0]  # fmt: skip
 
 
+@own_keywords
 def kl_divergence_with_logits_and_grad(
     target_logits: object,
     logits: object,
@@ -88,6 +94,7 @@ def kl_divergence_with_logits_and_grad(
     backend: str | None = None,
     n_threads: int | None = None,
     out: Array | None = None,
+    **unknown: Never,
 ) -> tuple[Any, Array]:
     """The divergence of `kl_divergence_with_logits` and its gradient with respect to `logits`.
 
@@ -118,6 +125,8 @@ def kl_divergence_with_logits_and_grad(
     >>> fastxent.kl_divergence_with_logits_and_grad(teacher, student)
     (np.float64(inf), array([[ 0.5, -0.5]]))
     """
+    if unknown:
+        raise refuse(unknown, kl_divergence_with_logits_and_grad)
     divergence, gradient = _divergence(
         target_logits, logits, axis, temperature, sample_weight, reduction, normalizer, empty,
         backend, n_threads, OUTPUT_GRADIENT, out,

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, Never
 
 from ._call import Batch, call
 from ._conversion import Array, as_array
+from ._keywords import own_keywords, refuse
 from ._options import asked_for
 from ._reduce import Empty, MeanOver, Reduction, check_reduction
 from ._validation import check_order, check_out
 from .backends.context import OUTPUT_GRADIENT, OUTPUT_LABEL_GRADIENT
 
 
+@own_keywords
 def cross_entropy(
     logits: object,
     labels: object,
@@ -30,6 +32,7 @@ def cross_entropy(
     empty: Empty = "nan",
     backend: str | None = None,
     n_threads: int | None = None,
+    **unknown: Never,
 ) -> Any:
     r"""Softmax cross-entropy of logits against labels.
 
@@ -126,6 +129,8 @@ def cross_entropy(
     >>> print(f"{loss:.6f}")  # (1 * 0.4076 + 3 * 40) / (1 + 3)
     30.101901
     """
+    if unknown:
+        raise refuse(unknown, cross_entropy)
     check_reduction(reduction)
     asked = asked_for(
         class_weight, sample_weight, label_smoothing, temperature, softcap, z_loss, normalizer,
@@ -138,6 +143,7 @@ def cross_entropy(
     return loss
 
 
+@own_keywords
 def cross_entropy_with_grad(
     logits: object,
     labels: object,
@@ -158,6 +164,7 @@ def cross_entropy_with_grad(
     n_threads: int | None = None,
     out: Array | None = None,
     grad_labels: bool = False,
+    **unknown: Never,
 ) -> tuple[Any, ...]:
     r"""Softmax cross-entropy and its gradient with respect to the logits, in one pass.
 
@@ -219,6 +226,8 @@ def cross_entropy_with_grad(
     >>> grad_logits
     array([[ 0.25,  0.25, -0.75,  0.25]])
     """
+    if unknown:
+        raise refuse(unknown, cross_entropy_with_grad)
     check_reduction(reduction)
     asked = asked_for(
         class_weight, sample_weight, label_smoothing, temperature, softcap, z_loss, normalizer,
@@ -246,6 +255,7 @@ def cross_entropy_with_grad(
     return loss, gradient
 
 
+@own_keywords
 def softmax_cross_entropy_with_logits(
     labels: object,
     logits: object,
@@ -253,6 +263,7 @@ def softmax_cross_entropy_with_logits(
     *,
     backend: str | None = None,
     n_threads: int | None = None,
+    **unknown: Never,
 ) -> Array:
     """A loss for every row, from probabilities: TensorFlow's function of this name.
 
@@ -286,6 +297,8 @@ def softmax_cross_entropy_with_logits(
     >>> fastxent.softmax_cross_entropy_with_logits(labels, logits)
     array([0.16984602, 0.82474489])
     """
+    if unknown:
+        raise refuse(unknown, softmax_cross_entropy_with_logits)
     floats = _labels_of_kind(
         labels, logits, "fV", "probabilities as floats; for class indices there is sparse_" + _NAME
     )
@@ -293,12 +306,14 @@ def softmax_cross_entropy_with_logits(
     return losses
 
 
+@own_keywords
 def sparse_softmax_cross_entropy_with_logits(
     labels: object,
     logits: object,
     *,
     backend: str | None = None,
     n_threads: int | None = None,
+    **unknown: Never,
 ) -> Array:
     """A loss for every row, from class indices: TensorFlow's function of this name.
 
@@ -328,6 +343,8 @@ def sparse_softmax_cross_entropy_with_logits(
     >>> fastxent.sparse_softmax_cross_entropy_with_logits(np.array([0, 2]), logits)
     array([0.20215853, 0.26170038])
     """
+    if unknown:
+        raise refuse(unknown, sparse_softmax_cross_entropy_with_logits)
     integers = _labels_of_kind(
         labels, logits, "iu", "class indices as integers; for probabilities there is " + _NAME
     )

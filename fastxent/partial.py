@@ -6,12 +6,13 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Never
 
 import numpy as np
 
 from . import backends
 from ._call import Batch
+from ._keywords import own_keywords, refuse
 from ._options import Asked, denominator_of
 from ._plan import make_plan
 from ._reduce import Empty, MeanOver, Reduction, check_reduction, reduced, result_dtype
@@ -79,6 +80,7 @@ class PartialState:
         return column
 
 
+@own_keywords
 def partial(
     logits: object,
     labels: object,
@@ -94,6 +96,7 @@ def partial(
     z_loss: float = 0.0,
     backend: str | None = None,
     n_threads: int | None = None,
+    **unknown: Never,
 ) -> PartialState:
     """The state of a shard of the classes, from which `merge` and `finish` make the loss.
 
@@ -138,6 +141,8 @@ def partial(
     >>> print(fastxent.finish(fastxent.merge(left, right)))
     4.7297791837270814e-17
     """
+    if unknown:
+        raise refuse(unknown, partial)
     asked = Asked(
         class_weight=class_weight, sample_weight=sample_weight, label_smoothing=label_smoothing,
         temperature=temperature, softcap=softcap, z_loss=z_loss,
@@ -216,6 +221,7 @@ def merge(*states: PartialState) -> PartialState:
     return dataclasses.replace(first, numbers=merged, classes=classes)
 
 
+@own_keywords
 def finish(
     state: PartialState,
     *,
@@ -223,6 +229,7 @@ def finish(
     normalizer: float | None = None,
     mean_over: MeanOver = "weight",
     empty: Empty = "nan",
+    **unknown: Never,
 ) -> Any:
     """The loss of a state that all shards have been merged into.
 
@@ -251,6 +258,8 @@ def finish(
     >>> print(f"{fastxent.finish(state):.6f}")
     1.386294
     """
+    if unknown:
+        raise refuse(unknown, finish)
     asked = _finishing(state, reduction, normalizer, mean_over, empty)
     denominator = _denominator(state, asked, reduction)
     losses = np.empty(state.shape, state.dtype) if reduction == "none" else None
@@ -258,6 +267,7 @@ def finish(
     return reduced(losses, (-1, denominator, total), reduction, empty, normalizer is not None)
 
 
+@own_keywords
 def finish_grad(
     state: PartialState,
     logits: object,
@@ -273,6 +283,7 @@ def finish_grad(
     empty: Empty = "nan",
     out: Array | None = None,
     n_threads: int | None = None,
+    **unknown: Never,
 ) -> Array:
     """The gradient of what `finish` returns with respect to the logits of one shard.
 
@@ -308,6 +319,8 @@ def finish_grad(
     >>> fastxent.finish_grad(state, shard, labels, class_offset=2)
     array([[ 0.25, -0.75]])
     """
+    if unknown:
+        raise refuse(unknown, finish_grad)
     asked = _finishing(state, reduction, normalizer, mean_over, empty)
     given = Asked(
         class_weight=class_weight, label_smoothing=state.label_smoothing,

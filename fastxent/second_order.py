@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Never
 
 from ._call import Batch
 from ._conversion import Array, as_array
+from ._keywords import own_keywords, refuse
 from ._options import Asked
 from ._reduce import Empty, MeanOver, Reduction, check_reduction
 from ._validation import as_rows, check_floats
@@ -18,6 +19,7 @@ from .backends.context import (
 )
 
 
+@own_keywords
 def cross_entropy_grad_hess(
     logits: object,
     labels: object,
@@ -34,6 +36,7 @@ def cross_entropy_grad_hess(
     hess_factor: float = 1.0,
     backend: str | None = None,
     n_threads: int | None = None,
+    **unknown: Never,
 ) -> tuple[Array, Array]:
     """The gradient of the cross-entropy and the diagonal of its Hessian: a boosting objective.
 
@@ -79,6 +82,8 @@ def cross_entropy_grad_hess(
     >>> hessian
     array([[0.1875, 0.1875, 0.1875, 0.1875]])
     """
+    if unknown:
+        raise refuse(unknown, cross_entropy_grad_hess)
     check_reduction(reduction)
     asked = Asked(
         class_weight=class_weight, sample_weight=sample_weight, label_smoothing=label_smoothing,
@@ -90,6 +95,7 @@ def cross_entropy_grad_hess(
     return gradient, hessian
 
 
+@own_keywords
 def cross_entropy_hvp(
     logits: object,
     labels: object,
@@ -106,6 +112,7 @@ def cross_entropy_hvp(
     empty: Empty = "nan",
     backend: str | None = None,
     n_threads: int | None = None,
+    **unknown: Never,
 ) -> Array:
     """The Hessian of the cross-entropy times a matrix, without forming the Hessian.
 
@@ -147,6 +154,8 @@ def cross_entropy_hvp(
     >>> fastxent.cross_entropy_hvp(np.zeros((1, 4)), np.array([2]), vectors)
     array([[ 0.1875, -0.0625, -0.0625, -0.0625]])
     """
+    if unknown:
+        raise refuse(unknown, cross_entropy_hvp)
     check_reduction(reduction)
     asked = Asked(
         class_weight=class_weight, sample_weight=sample_weight, label_smoothing=label_smoothing,

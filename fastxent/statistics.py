@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Never
 
 import numpy as np
 
 from ._call import NO_LABELS, Batch
+from ._keywords import own_keywords, refuse
 from ._options import asked_for
 from ._reduce import result_dtype
 from ._validation import Array
@@ -30,6 +31,7 @@ class RowStats(NamedTuple):
     max_prob: Array
 
 
+@own_keywords
 def row_stats(
     logits: object,
     labels: object = None,
@@ -44,6 +46,7 @@ def row_stats(
     z_loss: float = 0.0,
     backend: str | None = None,
     n_threads: int | None = None,
+    **unknown: Never,
 ) -> RowStats:
     """Losses, log-probabilities, entropies and predictions of every row.
 
@@ -98,6 +101,8 @@ def row_stats(
     >>> stats.entropy[1] == np.log(3.0)
     np.True_
     """
+    if unknown:
+        raise refuse(unknown, row_stats)
     asked = asked_for(class_weight, sample_weight, label_smoothing, temperature, softcap, z_loss)
     given = NO_LABELS if labels is None else labels
     batch = Batch(logits, given, axis, backend, n_threads, ignore_index, asked, "none")
