@@ -18,7 +18,19 @@ from pathlib import Path
 _MOST = 2**31 - 1  # what the driver counts in
 
 _default: int | None = None  # set_num_threads, or the environment once it has been read
-_override: ContextVar[int | None] = ContextVar("fastxent_threads", default=None)
+
+
+class _Block:
+    """A `with threads(n_threads)` that has been entered."""
+
+    __slots__ = ("is_over", "n_threads")
+
+    def __init__(self, n_threads: int) -> None:
+        self.n_threads = n_threads
+        self.is_over = False
+
+
+_blocks: ContextVar[tuple[_Block, ...]] = ContextVar("fastxent_threads", default=())
 
 
 def check_num_threads(n_threads: object) -> int:
@@ -43,9 +55,9 @@ def get_num_threads() -> int:
     3
     """
     global _default
-    override = _override.get()
-    if override is not None:
-        return override
+    for block in reversed(_blocks.get()):
+        if not block.is_over:
+            return block.n_threads
     if _default is None:
         _default = _from_environment()
     return _default
@@ -70,17 +82,29 @@ def set_num_threads(n_threads: int | None) -> None:
 def threads(n_threads: int) -> Iterator[None]:
     """Calls inside the `with` block use at most `n_threads` threads.
 
-    It holds for the current thread (or task) only. Raises ValueError below 1.
+    It holds for the current thread or task only, and tasks that are started inside keep it. Of
+    several blocks the one entered last holds. A block of a generator or an asynchronous fixture may
+    be left in another thread or task than it was entered: then it is over in all of them. Raises
+    ValueError below 1.
 
     >>> import fastxent, numpy as np
     >>> with fastxent.threads(1):
     ...     loss = fastxent.cross_entropy(np.zeros((2, 4), np.float32), np.array([0, 1]))
     """
-    token = _override.set(check_num_threads(n_threads))
-    try:
+    block = _Block(check_num_threads(n_threads))
+    token = None
+    try:  # at once: an exception of a signal handler may come between any two lines
+        token = _blocks.set((*_blocks.get(), block))
         yield
     finally:
-        _override.reset(token)
+        entered = _blocks.get()
+        try:
+            if token is not None:
+                _blocks.reset(token)
+        except ValueError:  # this is another context: there is no way back into that one
+            block.is_over = True
+        # Blocks entered meanwhile may be left later.
+        _blocks.set(tuple(each for each in entered if each is not block and not each.is_over))
 
 
 def _from_environment() -> int:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
+import gc
 import math
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -206,3 +210,115 @@ def test_the_quota_is_read_from_every_group_around_the_process(
 
 def test_without_control_groups_there_is_no_quota(tmp_path: Path) -> None:
     assert _threads.cgroup_quota(tmp_path / "missing", tmp_path) == math.inf
+
+
+# ---- blocks that are left elsewhere than they were entered ----------------------------------------
+
+
+def a_generator(n_threads: int) -> Iterator[int]:
+    with fastxent.threads(n_threads):
+        yield fastxent.get_num_threads()
+
+
+def in_another_thread(function: Callable[[], Any]) -> Any:
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(function).result()
+
+
+def seen() -> int:
+    return fastxent.get_num_threads()
+
+
+def test_a_block_may_be_left_in_another_thread() -> None:
+    fastxent.set_num_threads(5)
+    block = fastxent.threads(2)
+    block.__enter__()
+    assert fastxent.get_num_threads() == 2
+    assert not in_another_thread(lambda: block.__exit__(None, None, None))
+    assert fastxent.get_num_threads() == 5
+
+
+def test_a_block_may_be_left_in_a_copy_of_its_context() -> None:
+    fastxent.set_num_threads(5)
+    with fastxent.threads(4):
+        generator = a_generator(2)
+        assert next(generator) == 2
+        copy = contextvars.copy_context()
+        assert copy.run(seen) == 2
+        copy.run(generator.close)
+        assert (copy.run(seen), seen()) == (4, 4)
+    assert (copy.run(seen), seen()) == (4, 5)
+
+
+def test_a_block_entered_in_another_context_does_not_hold_here() -> None:
+    fastxent.set_num_threads(5)
+    other = contextvars.copy_context()
+    generator = a_generator(2)
+    assert other.run(next, generator) == 2
+    assert (other.run(seen), seen()) == (2, 5)
+    with fastxent.threads(3):
+        with pytest.raises(LookupError):  # goes through the block
+            generator.throw(LookupError)
+        assert (other.run(seen), seen()) == (5, 3)
+    assert (other.run(seen), seen()) == (5, 5)
+
+
+def test_blocks_may_be_left_in_any_order() -> None:
+    fastxent.set_num_threads(5)
+    generators = [a_generator(n) for n in (2, 3, 4)]
+    assert [next(generator) for generator in generators] == [2, 3, 4]
+    generators[0].close()
+    assert seen() == 4
+    generators[2].close()
+    assert seen() == 3
+    generators[1].close()
+    assert seen() == 5
+    assert _threads._blocks.get() == ()
+
+
+def test_a_task_that_was_started_inside_a_block_keeps_it() -> None:
+    fastxent.set_num_threads(5)
+
+    async def program() -> tuple[int, int, int]:
+        go_on = asyncio.Event()
+
+        async def task() -> int:
+            await go_on.wait()
+            return seen()
+
+        with fastxent.threads(2):
+            started = asyncio.create_task(task())
+            inside = seen()
+        go_on.set()
+        return inside, await started, seen()
+
+    assert asyncio.run(program()) == (2, 2, 5)
+
+
+def test_an_asynchronous_fixture_may_be_set_up_and_torn_down_in_tasks_of_their_own() -> None:
+    fastxent.set_num_threads(5)
+
+    async def fixture() -> AsyncIterator[int]:
+        with fastxent.threads(2):
+            yield seen()
+
+    async def program() -> tuple[int, int]:
+        generator = fixture()
+        inside = await asyncio.create_task(anext(generator))
+        await asyncio.create_task(generator.aclose())
+        return inside, seen()
+
+    assert asyncio.run(program()) == (2, 5)
+
+
+def test_a_generator_that_is_thrown_away_elsewhere_ends_its_block() -> None:
+    fastxent.set_num_threads(5)
+    generators = [a_generator(2)]
+    assert next(generators[0]) == 2
+
+    def throw_away() -> None:
+        generators.clear()
+        gc.collect()
+
+    in_another_thread(throw_away)  # an error there would be a warning, and that an error
+    assert seen() == 5
