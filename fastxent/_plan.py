@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from . import backends
-from ._threads import check_num_threads, get_num_threads
+from ._threads import allowed_threads, check_num_threads, settled_threads
 from .backends.context import SEGMENT
 
 # A second thread is not worth waking for less: 2^16 logits take some 15 us on one thread, the
@@ -30,8 +30,14 @@ def make_plan(n_rows: int, n_classes: int, backend: object, n_threads: object) -
     No number that comes out of a call depends on the plan, only how fast it comes.
     """
     name = backends.get_backend() if backend is None else backends.check_backend(backend)
-    allowed = get_num_threads() if n_threads is None else check_num_threads(n_threads)
     useful = n_rows * n_classes // _WORK_PER_THREAD
+    if n_threads is not None:
+        allowed = check_num_threads(n_threads)
+    elif useful > 1:
+        allowed = allowed_threads()
+    else:
+        allowed = 1
+        settled_threads()  # an error where the environment holds one
     if useful > allowed:
         useful = allowed
     if useful <= 1:

@@ -11,13 +11,20 @@ import contextlib
 import math
 import operator
 import os
+import time
 from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
+from typing import Final
 
 _MOST = 2**31 - 1  # what the driver counts in
 
-_default: int | None = None  # set_num_threads, or the environment once it has been read
+# Affinity and quota change while a process runs. Calls that would use more than one thread look at
+# them again, at most this often: it takes 0.5 us, and in the quota's files some 200.
+_AFFINITY_SECONDS: Final = 0.001
+_QUOTA_SECONDS: Final = 1.0
+
+_default: int | None = None  # set_num_threads, or the environment; 0 there: what the machine grants
 
 
 class _Block:
@@ -31,6 +38,39 @@ class _Block:
 
 
 _blocks: ContextVar[tuple[_Block, ...]] = ContextVar("fastxent_threads", default=())
+
+
+class _Grant:
+    """What the machine grants this process, as it was when it was last looked at."""
+
+    __slots__ = ("_affinity", "_affinity_until", "_quota", "_quota_until")
+
+    def __init__(self) -> None:
+        self._affinity, self._affinity_until = 1, -math.inf
+        self._quota, self._quota_until = math.inf, -math.inf
+
+    def threads(self) -> int:
+        now = time.monotonic()
+        if now >= self._affinity_until:
+            self._affinity = _affinity()
+            self._affinity_until = now + _AFFINITY_SECONDS
+        if now >= self._quota_until:
+            self._quota = _quota()
+            self._quota_until = now + _QUOTA_SECONDS
+        return _smaller(self._affinity, self._quota)
+
+
+_grant = _Grant()
+
+
+def _forget_grant() -> None:
+    # A child may be put on other CPUs, or into another group, before its first call.
+    global _grant
+    _grant = _Grant()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_grant)
 
 
 def check_num_threads(n_threads: object) -> int:
@@ -49,15 +89,32 @@ def check_num_threads(n_threads: object) -> int:
 def get_num_threads() -> int:
     """How many threads a call uses at most when it does not say.
 
+    What the machine grants is looked at anew.
+
     >>> import fastxent
     >>> with fastxent.threads(3):
     ...     fastxent.get_num_threads()
     3
     """
-    global _default
+    _forget_grant()
+    return _chosen_threads() or machine_threads()
+
+
+def allowed_threads() -> int:
+    """The same, but what the machine grants is looked at from time to time only."""
+    return _chosen_threads() or _grant.threads()
+
+
+def _chosen_threads() -> int:
     for block in reversed(_blocks.get()):
         if not block.is_over:
             return block.n_threads
+    return settled_threads()
+
+
+def settled_threads() -> int:
+    """What `set_num_threads` or the environment say; 0 where they leave it to the machine."""
+    global _default
     if _default is None:
         _default = _from_environment()
     return _default
@@ -108,6 +165,7 @@ def threads(n_threads: int) -> Iterator[None]:
 
 
 def _from_environment() -> int:
+    """What the environment says, or 0."""
     own = os.environ.get("FASTXENT_NUM_THREADS", "").strip()
     if own:
         number = _number_of_threads(own)
@@ -119,7 +177,7 @@ def _from_environment() -> int:
         return number
     # OpenMP allows a list, one number for each level of nesting, and leaves bad values to others.
     openmp = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    return _number_of_threads(openmp) or machine_threads()
+    return _number_of_threads(openmp) or 0
 
 
 def _number_of_threads(text: str) -> int | None:
@@ -131,12 +189,22 @@ def _number_of_threads(text: str) -> int | None:
 
 def machine_threads() -> int:
     """The CPUs this process may run on, or its cgroup's quota where that is smaller."""
-    if hasattr(os, "sched_getaffinity"):
-        n_cpus = len(os.sched_getaffinity(0))
-    else:
-        n_cpus = os.cpu_count() or 1
-    quota = cgroup_quota(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
+    return _smaller(_affinity(), _quota())
+
+
+def _smaller(n_cpus: int, quota: float) -> int:
     return n_cpus if quota >= n_cpus else max(1, math.ceil(quota))
+
+
+def _affinity() -> int:
+    count = getattr(os, "process_cpu_count", None)  # from Python 3.13 on: it heeds PYTHON_CPU_COUNT
+    if count is None and hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return (count or os.cpu_count)() or 1
+
+
+def _quota() -> float:
+    return cgroup_quota(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
 
 
 def cgroup_quota(membership: Path, mounted: Path) -> float:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -136,7 +137,7 @@ def test_affinity_limits_the_default() -> None:
 def test_the_quota_limits_the_default(
     monkeypatch: pytest.MonkeyPatch, quota: float, expected: int
 ) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    monkeypatch.setattr(_threads, "_affinity", lambda: 8)
     monkeypatch.setattr(_threads, "cgroup_quota", lambda *paths: quota)
     assert _threads.machine_threads() == expected
 
@@ -212,7 +213,122 @@ def test_without_control_groups_there_is_no_quota(tmp_path: Path) -> None:
     assert _threads.cgroup_quota(tmp_path / "missing", tmp_path) == math.inf
 
 
-# ---- blocks that are left elsewhere than they were entered ----------------------------------------
+# ---- affinity and quota of a running process -----------------------------------------------------
+
+two_cpus = pytest.mark.skipif(
+    not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2,
+    reason="needs two CPUs to take one away",
+)
+# What `cross_entropy` may use is seen from the workers that it starts.
+UNDER_WAY = """
+import os, sys, time
+import numpy as np
+import fastxent
+from fastxent.backends import driver
+
+large = np.zeros((4000, 100), np.float32)
+labels = np.zeros(4000, int)
+cpus = os.sched_getaffinity(0)
+
+def workers():
+    fastxent.cross_entropy(large, labels)
+    return driver.worker_count()
+"""
+
+
+def run_unset(code: str) -> str:
+    names = ("FASTXENT_NUM_THREADS", "OMP_NUM_THREADS", "PYTHON_CPU_COUNT")
+    env = {name: value for name, value in os.environ.items() if name not in names}
+    result = run_python(UNDER_WAY + code, env=env)
+    assert result.stderr == ""
+    return result.stdout
+
+
+@two_cpus
+def test_a_forked_child_on_one_cpu_uses_one_thread() -> None:
+    output = run_unset(
+        "fastxent.cross_entropy(large[:100], labels[:100])\n"
+        "assert fastxent.get_num_threads() == len(cpus)\n"
+        "fastxent._threads.allowed_threads()\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    os.sched_setaffinity(0, {min(cpus)})\n"
+        "    os._exit(10 * fastxent._threads.allowed_threads() + workers())\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    assert output == "10\n"
+
+
+@two_cpus
+def test_calls_follow_a_later_change_of_the_affinity() -> None:
+    output = run_unset(
+        "os.sched_setaffinity(0, {min(cpus)})\n"
+        "print(fastxent.get_num_threads(), workers())\n"
+        "os.sched_setaffinity(0, cpus)\n"
+        "time.sleep(0.01)\n"
+        "print(workers() > 0, fastxent.get_num_threads() == len(cpus))\n"
+        "os.sched_setaffinity(0, {min(cpus)})\n"
+        "print(fastxent.get_num_threads())\n"
+    )
+    assert output == "1 0\nTrue True\n1\n"
+
+
+def plan_of_a_large_call() -> int:
+    from fastxent import _plan
+
+    return _plan.make_plan(10**6, 100, None, None).n_threads
+
+
+def test_the_machine_is_looked_at_from_time_to_time_and_by_large_calls_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from fastxent import _plan
+
+    looks: list[str] = []
+    now = 100.0
+
+    def affinity() -> int:
+        looks.append("affinity")
+        return 6
+
+    def quota(*paths: Path) -> float:
+        looks.append("quota")
+        return 3.0
+
+    monkeypatch.delenv("FASTXENT_NUM_THREADS", raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(_threads, "_affinity", affinity)
+    monkeypatch.setattr(_threads, "cgroup_quota", quota)
+    monkeypatch.setattr(_threads, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(_threads, "_grant", _threads._Grant())
+    assert _plan.make_plan(10, 100, None, None).n_threads == 1
+    assert _plan.make_plan(10**6, 100, None, 5).n_threads == 5
+    assert looks == []
+    assert plan_of_a_large_call() == 3
+    assert plan_of_a_large_call() == 3
+    assert looks == ["affinity", "quota"]
+    now += 0.01
+    assert plan_of_a_large_call() == 3
+    assert looks == ["affinity", "quota", "affinity"]
+    now += 2
+    assert plan_of_a_large_call() == 3
+    assert looks == ["affinity", "quota", "affinity", "affinity", "quota"]
+
+
+def test_a_small_call_says_that_the_environment_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTXENT_NUM_THREADS", "two")
+    with pytest.raises(ValueError, match="FASTXENT_NUM_THREADS='two'"):
+        fastxent.cross_entropy(np.zeros((2, 3)), np.array([0, 1]))
+
+
+def test_pythons_own_count_of_cpus_is_heeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    # from Python 3.13 on there is one, which PYTHON_CPU_COUNT sets
+    monkeypatch.setattr(os, "process_cpu_count", lambda: 3, raising=False)
+    monkeypatch.setattr(_threads, "cgroup_quota", lambda *paths: math.inf)
+    assert _threads.machine_threads() == 3
+
+
+# ---- blocks that are left elsewhere than they were entered ---------------------------------------
 
 
 def a_generator(n_threads: int) -> Iterator[int]:
