@@ -13,7 +13,8 @@
  * on in both processes.
  *
  * A job outlives its call while a worker still looks at it: `references` counts both, and jobs are
- * kept for reuse, never freed.
+ * kept for reuse, never freed. Nothing that a worker reads lies on the caller's stack: a thread
+ * that asks for Python's lock while the interpreter ends never comes back, and its stack goes.
  */
 #include "driver.h"
 
@@ -28,7 +29,7 @@
 
 typedef struct Job {
   Kernel kernel;
-  const void *context;
+  Context context;
   int64_t n_items;
   int64_t chunk;
   _Atomic int64_t next;      /* first item that nobody has taken */
@@ -106,7 +107,7 @@ static int run_chunk(Job *job) {
   if (start >= job->n_items) return 0;
   const int64_t left = job->n_items - start;
   const int64_t n = left < job->chunk ? left : job->chunk;
-  job->kernel(job->context, start, start + n);
+  job->kernel(&job->context, start, start + n);
   if (atomic_fetch_add(&job->completed, n) + n == job->n_items &&
       atomic_load(&job->caller_sleeps)) {
     pthread_mutex_lock(&lock);
@@ -257,11 +258,11 @@ static void retire(Job *job) {
   pthread_mutex_unlock(&lock);
 }
 
-int driver_run(Kernel kernel, const void *context, int64_t n_items, int64_t chunk, int n_threads,
+int driver_run(Kernel kernel, const Context *context, int64_t n_items, int64_t chunk, int n_threads,
                InterruptCheck check) {
   const int64_t n_chunks = n_items / chunk + (n_items % chunk != 0);
   const int64_t helpers = n_threads - 1 < n_chunks - 1 ? n_threads - 1 : n_chunks - 1;
-  Job mine = {.kernel = kernel, .context = context, .n_items = n_items, .chunk = chunk,
+  Job mine = {.kernel = kernel, .context = *context, .n_items = n_items, .chunk = chunk,
               .helpers_wanted = (int)helpers, .references = 1};
   Job *job = NULL;
   if (helpers > 0) {

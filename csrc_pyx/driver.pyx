@@ -1,6 +1,9 @@
 # cython: language_level=3, cdivision=True, boundscheck=False, wraparound=False
 """One call on arrays: its context, its kernels in order, the threads; and the CPU's features."""
 
+import os
+import threading
+
 cimport numpy as np
 from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
@@ -18,12 +21,13 @@ cdef extern from "Python.h":
     # Cython's own declaration would turn the -1 into an exception of `interrupted`, which can
     # raise none, and drop it.
     int PyErr_CheckSignals() noexcept
+    unsigned long PyThread_get_thread_ident() noexcept nogil
 
 cdef extern from "driver.h" nogil:
-    ctypedef void (*Kernel)(const void* context, int64_t start, int64_t stop)
+    ctypedef void (*Kernel)(const Context* context, int64_t start, int64_t stop)
     ctypedef int (*InterruptCheck)() noexcept
     int driver_run(
-        Kernel kernel, const void* context, int64_t n_items, int64_t chunk, int n_threads,
+        Kernel kernel, const Context* context, int64_t n_items, int64_t chunk, int n_threads,
         InterruptCheck check)
     int driver_worker_count()
 
@@ -59,6 +63,21 @@ cdef int64_t HELD_WORK = 1 << 13
 cdef int64_t WORK_OF_A_ROW = 100
 
 np.import_array()
+
+
+# Python's signal handlers run in its main thread alone, so no other looks for signals. None may:
+# who asks for the GIL while the interpreter ends never comes back.
+cdef unsigned long main_thread = threading.main_thread().ident
+
+
+def _after_fork_in_child():
+    # The thread that forked is the only one left.
+    global main_thread
+    main_thread = PyThread_get_thread_ident()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 cdef int interrupted() noexcept with gil:
@@ -338,6 +357,7 @@ cdef int run(
 ) except -1:
     # The kernel at an address over items 0..n_items. Ctrl-C ends it with KeyboardInterrupt.
     cdef Kernel function = <Kernel><uintptr_t>kernel
+    cdef InterruptCheck check = NULL
     cdef int answer
     if function == NULL:
         raise ValueError("the kernel does not fit this build of fastxent")
@@ -347,8 +367,10 @@ cdef int run(
     # Every thread asks for one chunk more than there are, and their sum must not wrap around.
     if n_items > MOST_ITEMS or chunk > MOST_ITEMS // (<int64_t>n_threads + 1):
         raise ValueError("n_items or chunk is too large to be counted")
+    if PyThread_get_thread_ident() == main_thread:
+        check = interrupted
     with nogil:
-        answer = driver_run(function, context, n_items, chunk, n_threads, interrupted)
+        answer = driver_run(function, context, n_items, chunk, n_threads, check)
     return raise_pending(answer)
 
 

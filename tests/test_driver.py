@@ -240,6 +240,25 @@ PROGRAMS = {
         "    print(error, right())\n",
         "from the handler True\n",
     ),
+    "Ctrl-C in a child that another thread forked": (
+        "def fork():\n"
+        "    child = os.fork()\n"
+        "    if child == 0:\n"
+        "        signal.setitimer(signal.ITIMER_REAL, 0.2)\n"
+        "        try:\n"
+        "            fastxent.logsumexp(huge, backend=backend, n_threads=2)\n"
+        "        except KeyboardInterrupt:\n"
+        "            os._exit(7)\n"
+        "        os._exit(8)\n"
+        "    codes.append(code_of(child))\n"
+        "codes = []\n"
+        "signal.signal(signal.SIGALRM, signal.default_int_handler)\n"
+        "forking = threading.Thread(target=fork)\n"
+        "forking.start()\n"
+        "forking.join()\n"
+        "print(codes)\n",
+        "[7]\n",
+    ),
     "Ctrl-C": (
         "for n_threads in (1, 1, 2, 2):\n"
         "    threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()\n"
@@ -338,6 +357,33 @@ def test_the_interpreter_ends_cleanly(ending: str) -> None:
     result = run_python(PRELUDE + "compute(2)\n" + ending, "cython", timeout=30)
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout == ("True\n" if "atexit" in ending else "")
+
+
+# Eight threads in calls of seconds when the interpreter ends. While `slow` is thrown away they ask
+# for the GIL, and never come back; so large a stack is unmapped then.
+DAEMONS = """
+def keep_calling():
+    while True:
+        fastxent.logsumexp(huge, backend=backend, n_threads=2)
+
+class Slow:
+    def __del__(self, sleep=time.sleep):
+        sleep(0.3)
+
+fastxent.logsumexp(huge[:1000], backend=backend)  # compiled beforehand
+threading.stack_size(64 << 20)
+for _ in range(8):
+    threading.Thread(target=keep_calling, daemon=True).start()
+slow = Slow()
+time.sleep(0.2)
+"""
+
+
+def test_threads_that_never_come_back_leave_no_work_behind() -> None:
+    # nine in ten of these processes used to crash
+    for backend, repeats in (("cython", 4), ("numba", 1)):
+        for _ in range(repeats):
+            assert run_program(DAEMONS, backend, timeout=150) == ""
 
 
 def test_a_call_from_a_thread_with_little_stack_is_right() -> None:

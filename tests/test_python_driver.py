@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
+import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,6 +89,22 @@ for n_threads in (1, 2):
 @atexit.register
 def call_at_exit():
     print("at exit", compute(2) == want, flush=True)
+
+# Threads in the middle of calls that never come back, see DAEMONS in test_driver.py.
+def keep_calling():
+    while True:
+        compute(2)
+        fastxent.logsumexp(huge[:1_000_000], n_threads=2)
+
+class Slow:
+    def __del__(self, sleep=time.sleep):
+        sleep(0.3)
+
+threading.stack_size(64 << 20)
+for _ in range(8):
+    threading.Thread(target=keep_calling, daemon=True).start()
+slow = Slow()
+time.sleep(0.2)
 """
 
 
@@ -144,6 +165,45 @@ def test_many_threads_may_use_the_python_driver_at_once() -> None:
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(work, range(2, 10)))
+
+
+def test_what_a_helper_still_works_on_stays_when_its_call_is_interrupted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # a Ctrl-C between a helper's start and its being written down, and the call is over at once
+    inside, go_on = threading.Event(), threading.Event()
+    seen: list[bool] = []
+
+    class Memory:
+        pass
+
+    memory = Memory()
+    is_there = weakref.ref(memory)
+
+    @ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64)
+    def kernel(context: bytes, start: int, stop: int) -> None:
+        inside.set()
+        go_on.wait(20)
+        seen.append(is_there() is not None)
+
+    class InterruptedPool(ThreadPoolExecutor):
+        def submit(self, *arguments: Any, **keywords: Any) -> Any:
+            super().submit(*arguments, **keywords)
+            assert inside.wait(20)
+            raise KeyboardInterrupt
+
+    with InterruptedPool(1) as pool:
+        monkeypatch.setattr(python_driver, "_pool_of", lambda n_workers: pool)
+        address = ctypes.cast(kernel, ctypes.c_void_p).value
+        assert address is not None
+        with pytest.raises(KeyboardInterrupt):
+            python_driver.run(address, b"", 2, 1, 2, (memory,))
+        del memory
+        gc.collect()
+        go_on.set()
+    assert seen == [True]
+    gc.collect()
+    assert is_there() is None
 
 
 def test_a_kernel_that_is_not_there_is_refused() -> None:

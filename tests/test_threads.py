@@ -8,7 +8,7 @@ import gc
 import math
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -331,7 +331,7 @@ def test_pythons_own_count_of_cpus_is_heeded(monkeypatch: pytest.MonkeyPatch) ->
 # ---- blocks that are left elsewhere than they were entered ---------------------------------------
 
 
-def a_generator(n_threads: int) -> Iterator[int]:
+def a_generator(n_threads: int) -> Generator[int, None, None]:
     with fastxent.threads(n_threads):
         yield fastxent.get_num_threads()
 
@@ -414,14 +414,21 @@ def test_a_task_that_was_started_inside_a_block_keeps_it() -> None:
 def test_an_asynchronous_fixture_may_be_set_up_and_torn_down_in_tasks_of_their_own() -> None:
     fastxent.set_num_threads(5)
 
-    async def fixture() -> AsyncIterator[int]:
+    async def fixture() -> AsyncGenerator[int, None]:
         with fastxent.threads(2):
             yield seen()
 
     async def program() -> tuple[int, int]:
         generator = fixture()
-        inside = await asyncio.create_task(anext(generator))
-        await asyncio.create_task(generator.aclose())
+
+        async def set_up() -> int:
+            return await anext(generator)
+
+        async def tear_down() -> None:
+            await generator.aclose()
+
+        inside = await asyncio.create_task(set_up())
+        await asyncio.create_task(tear_down())
         return inside, seen()
 
     assert asyncio.run(program()) == (2, 5)

@@ -1,8 +1,8 @@
 """The driver of an installation without compiled modules: a pool of Python threads.
 
-It has the compiled driver's `evaluate` and `is_apart`, with the same meaning. ctypes releases the
-GIL around a kernel, so the threads do run at once; handing out a chunk costs some 10 us instead of
-a tenth of one.
+It has those functions of the compiled driver that a call needs, with the same meaning. ctypes
+releases the GIL around a kernel, so the threads do run at once; handing out a chunk costs some
+10 us instead of a tenth of one.
 """
 
 from __future__ import annotations
@@ -68,15 +68,26 @@ def _pool_of(n_workers: int) -> ThreadPoolExecutor:
         return _pool
 
 
-def run(kernel: int, context: bytes, n_items: int, chunk: int, n_threads: int) -> None:
-    """Run the kernel at an address over items 0..n_items on at most n_threads threads."""
+def run(
+    kernel: int,
+    context: bytes,
+    n_items: int,
+    chunk: int,
+    n_threads: int,
+    arrays: tuple[object, ...] = (),
+) -> None:
+    """Run the kernel at an address over items 0..n_items on at most n_threads threads.
+
+    `arrays` is what the context points to. Ctrl-C twice may end the call before its helpers are
+    waited for: then they hold on to it.
+    """
     if kernel == 0:
         raise ValueError("the kernel does not fit this build of fastxent")
     function = _Kernel(kernel)
     starts = itertools.count(0, chunk)  # next() on it is atomic
     stopped = threading.Event()
 
-    def take_chunks() -> None:
+    def take_chunks(_held: object = arrays) -> None:
         # A chunk that has been taken is always worked on: `stopped` is asked before the next one.
         while not stopped.is_set():
             start = next(starts)
@@ -191,6 +202,7 @@ def evaluate(
         states=_address_of(states),
         totals=_address_of(totals),
     )
+    arrays = (logits, target, output, given, wide_losses, states, totals)
     bad, denominator = -1, float(n_rows)
     if target is not None and program.target == TARGET_LABELS:
         context = context._replace(
@@ -209,7 +221,7 @@ def evaluate(
             output_scale=program.largest,
         )
         if program.check != CHECKED:
-            run(program.check, context.pack(), n_rows, chunk, n_threads)
+            run(program.check, context.pack(), n_rows, chunk, n_threads, arrays)
             wrong = np.isnan(wide_losses)
             bad = int(wrong.argmax()) if wrong.any() else -1
     if bad >= 0:
@@ -238,9 +250,9 @@ def evaluate(
     packed = context.pack()
     for kernel, extent in program.steps:
         if extent == ROWS:
-            run(kernel, packed, n_rows, chunk, n_threads)
+            run(kernel, packed, n_rows, chunk, n_threads, arrays)
         elif extent == SEGMENTS:
-            run(kernel, packed, n_rows * n_segments, 1, n_threads)
+            run(kernel, packed, n_rows * n_segments, 1, n_threads, arrays)
         else:
             run(kernel, packed, n_rows, n_rows, 1)
     if losses is not None:
