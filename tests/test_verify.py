@@ -75,6 +75,7 @@ def test_every_check_that_was_made_is_counted() -> None:
         "bits: loss without gradient",
         "bits: row alone",
         "bits: rows in another order",
+        "bits: subnormal numbers switched off in the caller",
         "classes in another order",
         "all logits shifted",
     }

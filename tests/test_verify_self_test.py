@@ -55,6 +55,7 @@ KNOWN_BUGS = {
     "depends on alignment": "depends_on_alignment",
     "depends on the earlier call": "sums_kept_from_an_earlier_call",
     "subnormal numbers flushed": "subnormal_losses_flushed",
+    "flushed as in the caller": "depends_on_the_callers_float_mode",
     "exponent clamped": "exponent_clamped_at_20",
     "isnan folded away": "isnan_folded_away",
     "NaN leaks": "nan_leaks_into_the_next_row",

@@ -10,6 +10,7 @@ import numpy as np
 
 from .calls import Caller, Outcome
 from .case import CROSS_ENTROPY, LOGSUMEXP, PACKED, Array, Problem, cast
+from .float_mode import MODES, SUBNORMALS_OFF
 from .judge import Judge
 from .profile import STRICT, demand
 from .reference import Expected
@@ -35,6 +36,7 @@ class Variation:
     bits: bool = True
     is_loss_alone: bool = False
     is_shifted: bool = False
+    switches_subnormals_off: bool = False
 
 
 def check_problem(
@@ -57,7 +59,8 @@ def check_problem(
         if derivatives is not None:
             judge.derivatives(first, *derivatives)
     for variation in variations(caller, problem, thread_counts):
-        call = caller.call_loss_alone if variation.is_loss_alone else caller.call
+        asking = replace(caller, switches_subnormals_off=variation.switches_subnormals_off)
+        call = asking.call_loss_alone if variation.is_loss_alone else asking.call
         outcome = call(variation.problem, variation.n_threads)
         if variation.classes is not None and outcome.output is not None:
             output = np.empty_like(outcome.output)
@@ -108,6 +111,9 @@ def variations(
             yield Variation(f"{n} threads", problem, n)
     if caller.operation == CROSS_ENTROPY and implementation.loss_alone is not None:
         yield Variation("loss without gradient", problem, thread_counts[-1], is_loss_alone=True)
+    if caller.profile == STRICT and SUBNORMALS_OFF in MODES:
+        name = "subnormal numbers switched off in the caller"
+        yield Variation(name, problem, thread_counts[-1], switches_subnormals_off=True)
     if problem.layout.guard:  # the guards are what it is about, and none of the following has them
         return
     plain = replace(problem, in_place=False, layout=PACKED)

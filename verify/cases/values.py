@@ -229,6 +229,19 @@ def subnormal_gradients(random: Random, dtype: DType) -> Iterator[Problem]:
     yield Problem(logits, labels)
 
 
+@case(standard=())
+def many_subnormals(random: Random, dtype: DType) -> Iterator[Problem]:
+    """Subnormal losses and gradients in rows enough for two threads, of few and many classes."""
+    gaps = np.array(_LOSS_GAPS["float64" if dtype.name == "float64" else "other"])[2:]
+    for n_rows, n_classes in ((28_000, 5), (120, 1200)):
+        logits = np.zeros((n_rows, n_classes))
+        labels = random.integers(0, n_classes, n_rows)
+        leads = random.choice(gaps, n_rows)
+        leads[::2] = random.uniform(*_GRADIENT_GAPS[dtype.name], leads[::2].size)
+        logits[np.arange(n_rows), labels] = leads
+        yield Problem(cast(logits, dtype), labels, f"{n_classes} classes")
+
+
 @case()
 def huge(random: Random, dtype: DType) -> Iterator[Problem]:
     """Magnitudes near the largest number of the dtype, of one sign and of both."""
@@ -343,6 +356,7 @@ CASES = (
     around_exact_difference,
     subnormal_logits,
     subnormal_gradients,
+    many_subnormals,
     huge,
     ascending,
     descending,

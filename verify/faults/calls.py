@@ -9,6 +9,7 @@ The classes are called as the faults are on the command line.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -108,6 +109,14 @@ class depends_on_alignment(CrossEntropy):
         address = call.logits.__array_interface__["data"][0]
         n_parts = 1 if address % 64 == 0 else 4
         return _in_parts(call, x, super().state(call, x), self, n_parts)
+
+
+@fault(in_standard=False)
+class depends_on_the_callers_float_mode(CrossEntropy):
+    """It computes in its caller's mode: 1e-40 is 0 where torch.set_flush_denormal was called."""
+
+    def float_mode(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
 
 @fault()

@@ -12,12 +12,15 @@ docs/options.md; y(x) are the logits after cap and temperature.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+
+from fastxent.backends.float_mode import default_float_mode
 
 from ..case import DTYPES, LOG_SOFTMAX, LOGSUMEXP, OPTIONS, SOFTMAX, Array, cast
 from ..implementation import KEYWORDS, Implementation
@@ -53,19 +56,25 @@ class CrossEntropy(Rows):
         **options: Any,
     ) -> tuple[Array, Array]:
         """The gradient is written to `out`, whatever that holds; it may be the logits."""
-        call = self.call(logits, labels, axis, options)
-        result = np.empty(logits.shape, logits.dtype) if out is None else out
-        is_flat = result.ndim == 2 and axis in (-1, 1)
-        rows = result if is_flat else np.empty(call.logits.shape, logits.dtype)
-        losses = self.computed(call, rows)
+        with self.float_mode():
+            call = self.call(logits, labels, axis, options)
+            result = np.empty(logits.shape, logits.dtype) if out is None else out
+            is_flat = result.ndim == 2 and axis in (-1, 1)
+            rows = result if is_flat else np.empty(call.logits.shape, logits.dtype)
+            losses = self.computed(call, rows)
         if not is_flat:
             self.put_back(rows, np.moveaxis(result, axis, -1))
         return self.shaped(losses, logits, axis), result
 
     def loss_alone(self, logits: Array, labels: Array, *, axis: int = -1, **options: Any) -> Array:
         """The losses without the gradient."""
-        losses = self.computed(self.call(logits, labels, axis, options), None)
+        with self.float_mode():
+            losses = self.computed(self.call(logits, labels, axis, options), None)
         return self.shaped(losses, logits, axis)
+
+    def float_mode(self) -> contextlib.AbstractContextManager[None]:
+        """How floats are computed with: the same whatever the caller's mode is."""
+        return default_float_mode()
 
     # ---- the arguments ---------------------------------------------------------------------------
 
@@ -296,13 +305,15 @@ class Functions(CrossEntropy):
         ) -> Array:
             rows = self.as_rows(logits, axis)
             call = Call(rows, np.zeros(rows.shape[0], np.int64), n_threads=n_threads)
-            with np.errstate(all="ignore"):
+            with np.errstate(all="ignore"), self.float_mode():
                 x = self.read(call, slice(None))
                 values = self.values(operation, call, x, self.state(call, x))
-            if operation == LOGSUMEXP:
-                return self.shaped(values.astype(loss_dtype(logits.dtype)), logits, axis)
+                is_lse = operation == LOGSUMEXP
+                values = cast(values, loss_dtype(logits.dtype) if is_lse else logits.dtype)
+            if is_lse:
+                return self.shaped(values, logits, axis)
             result = np.empty(logits.shape, logits.dtype) if out is None else out
-            self.put_back(cast(values, logits.dtype), np.moveaxis(result, axis, -1))
+            self.put_back(values, np.moveaxis(result, axis, -1))
             return result
 
         return function
