@@ -17,6 +17,7 @@
  * that asks for Python's lock while the interpreter ends never comes back, and its stack goes.
  */
 #include "driver.h"
+#include "float_mode.h"
 
 #include <pthread.h>
 #include <signal.h>
@@ -156,6 +157,7 @@ static void help(Job *job) {
 static void *worker(void *unused) {
   (void)unused;
   int64_t spin_until = 0;
+  enter_float_mode(); /* it has been given that of the thread that started it */
   pthread_mutex_lock(&lock);
   for (;;) {
     Job *job = find_job();

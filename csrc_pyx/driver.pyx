@@ -31,6 +31,13 @@ cdef extern from "driver.h" nogil:
         InterruptCheck check)
     int driver_worker_count()
 
+cdef extern from "float_mode.h" nogil:
+    ctypedef struct FloatMode:
+        pass
+    FloatMode enter_float_mode()
+    void leave_float_mode(FloatMode before)
+    double divide_in_default_mode(double numerator, double denominator)
+
 cdef extern from "cpu.h" nogil:
     const char* cpu_instruction_set()
     int cpu_runs(const char* instruction_set)
@@ -82,7 +89,9 @@ if hasattr(os, "register_at_fork"):
 
 cdef int interrupted() noexcept with gil:
     # A pending Ctrl-C becomes a KeyboardInterrupt here; it stays set until the call returns.
-    return PyErr_CheckSignals()
+    cdef int answer = PyErr_CheckSignals()
+    enter_float_mode()  # a handler may have changed it
+    return answer
 
 
 cdef int raise_pending(int answer) except -1:
@@ -404,6 +413,20 @@ def evaluate(
     int64_t chunk, int n_threads, options=None,
 ):
     """Run a program; fastxent/backends/python_driver.py has the same in Python."""
+    cdef FloatMode before = enter_float_mode()
+    try:
+        return run_program(
+            program, logits, target, ignore_index, losses, output, output_kind, mean, chunk,
+            n_threads, options)
+    finally:
+        leave_float_mode(before)
+
+
+cdef object run_program(
+    object program, object logits, object target, object ignore_index, object losses,
+    object output, int64_t output_kind, bint mean, int64_t chunk, int n_threads, object options,
+):
+    # `evaluate`, all of it in the default floating-point mode.
     cdef Context context
     cdef int64_t n_rows, n_own, extent, layout, bad = -1
     cdef int64_t n_states = 0
@@ -496,6 +519,22 @@ def evaluate(
         return -1, denominator, totals[0]
     finally:
         PyMem_Free(scratch)
+
+
+def quotient(double numerator, double denominator):
+    """The same in every floating-point mode of the caller."""
+    return divide_in_default_mode(numerator, denominator)
+
+
+cdef class default_float_mode:
+    """What the current thread computes inside `with` it is computed in the default mode."""
+    cdef FloatMode before
+
+    def __enter__(self):
+        self.before = enter_float_mode()
+
+    def __exit__(self, *_):
+        leave_float_mode(self.before)
 
 
 cdef bint lie_apart(np.ndarray a, np.ndarray b) noexcept:

@@ -103,7 +103,8 @@ class Batch:
         self.options: Options | None = None
         if asked is not None:
             has_indices = self._target is not None and not self.has_probs
-            self.options = make_options(asked, array, class_axis, has_indices, reduction)
+            with backends.driver.default_float_mode():  # as the kernels compute
+                self.options = make_options(asked, array, class_axis, has_indices, reduction)
         self._planes: Array | None = None
         self._rows: Array | None = None
 
@@ -163,7 +164,8 @@ class Batch:
             is_shard = options is not None and options.n_labels > array.shape[class_axis]
             raise bad_row(answer[0], self._labels, array, class_axis, self._ignore_index, is_shard)
         empty = "nan" if self.asked is None else self.asked.empty
-        loss = reduced(losses, answer, reduction, empty, divides_sum)
+        with backends.driver.default_float_mode():
+            loss = reduced(losses, answer, reduction, empty, divides_sum)
         if output is not None:
             output = destination.result()
         return loss, output

@@ -6,6 +6,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
+from . import backends
 from ._conversion import Array
 from .backends.context import EMPTY
 
@@ -67,7 +68,7 @@ def reduced(
     if reduction == "mean" and not denominator:
         return np.float64(0.0 if empty == "zero" else np.nan)
     if reduction == "mean" or divides_sum:
-        return np.float64(total / denominator)
+        return np.float64(backends.driver.quotient(total, denominator))
     return np.float64(total) if reduction == "sum" else losses
 
 

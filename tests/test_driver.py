@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fastxent.verify.float_mode import MODES
 from support import random_logits, random_probs, run_python, same_bits
 
 import fastxent
@@ -384,6 +385,81 @@ def test_threads_that_never_come_back_leave_no_work_behind() -> None:
     for backend, repeats in (("cython", 4), ("numba", 1)):
         for _ in range(repeats):
             assert run_program(DAEMONS, backend, timeout=150) == ""
+
+
+# ---- floating-point modes ------------------------------------------------------------------------
+
+# Rows whose losses are subnormal numbers, and a long call over one of them.
+SUBNORMAL = """
+from fastxent.backends import float_mode
+from fastxent.verify.float_mode import MODES, SUBNORMALS_OFF, control_bits, mode
+
+confident = np.zeros((60_000, 10), np.float32)
+confident[:, 3] = 95
+one_row = np.zeros(1000, np.float32)
+one_row[3] = 95
+many = np.lib.stride_tricks.as_strided(one_row, (500_000, 1000), (0, 4))
+threes = np.full(500_000, 3)
+
+def losses(n_threads, logits=confident):
+    return fastxent.cross_entropy(
+        logits, threes[:len(logits)], reduction="none", backend=backend, n_threads=n_threads)
+"""
+needs_modes = pytest.mark.skipif(not MODES, reason="not known how to set a mode here")
+
+
+@needs_modes
+@pytest.mark.parametrize("python_driver", [False, True], ids=["compiled", "python"])
+def test_workers_do_not_take_over_the_mode_of_the_thread_that_starts_them(
+    python_driver: bool,
+) -> None:
+    code = PRELUDE.partition("want = compute(1)")[0] + SUBNORMAL
+    if python_driver:
+        code += (
+            "from fastxent.backends import python_driver\n"
+            "fastxent.backends.driver = python_driver\n"
+        )
+    code += (
+        "with mode(SUBNORMALS_OFF):\n"
+        "    first = losses(2)\n"
+        "print(np.unique(first).tolist() == losses(1)[:1].tolist(), 0 < first[0] < 1e-38)\n"
+    )
+    result = run_python(code, "cython")
+    assert (result.stdout, result.stderr) == ("True True\n", "")
+
+
+@needs_modes
+def test_a_signal_handler_that_changes_the_mode_changes_no_result() -> None:
+    body = SUBNORMAL + (
+        "def handler(*_):\n"
+        "    changed = float_mode.current()\n"
+        "    with mode(SUBNORMALS_OFF):\n"
+        "        changed = float_mode.current()\n"
+        "    float_mode.restore(changed)\n"
+        "    called.append(1)\n"
+        "called = []\n"
+        "one = losses(1)[0]\n"
+        "signal.signal(signal.SIGALRM, handler)\n"
+        "signal.setitimer(signal.ITIMER_REAL, 0.03)\n"
+        "found = losses(1, many)\n"
+        "print(called, len(np.unique(found)), 0 < found[0] < 1e-38)\n"
+    )
+    assert run_program(body, "cython") == "[1] 1 True\n"
+
+
+@needs_modes
+def test_ctrl_c_leaves_the_callers_mode_as_it_was() -> None:
+    body = SUBNORMAL + (
+        "with mode(SUBNORMALS_OFF):\n"
+        "    for n_threads in (1, 2):\n"
+        "        threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()\n"
+        "        try:\n"
+        "            fastxent.logsumexp(huge, backend=backend, n_threads=n_threads)\n"
+        "        except KeyboardInterrupt:\n"
+        "            print(control_bits() == MODES[SUBNORMALS_OFF])\n"
+        "print(control_bits())\n"
+    )
+    assert run_program(body, "cython") == "True\nTrue\n0\n"
 
 
 def test_a_call_from_a_thread_with_little_stack_is_right() -> None:

@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fastxent.verify.float_mode import MODES, control_bits, mode
 from support import FLOATS, Array, random_logits, random_probs, same_bits
 
 import fastxent
-from fastxent.backends import driver
+from fastxent import backends
+from fastxent.backends import driver, python_driver
 
 soft_or_hard = pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 every_float = pytest.mark.parametrize("dtype", FLOATS, ids=str)
@@ -159,3 +161,77 @@ def test_backends_agree_to_a_few_places(dtype: np.dtype[Any], soft: bool) -> Non
         places = {2: 2.0**-7, 4: 2e-6, 8: 2e-12}[dtype.itemsize]
         assert np.allclose(a[0].astype(float), b[0].astype(float), rtol=min(places, 1e-6), atol=0)
         assert np.allclose(a[1].astype(float), b[1].astype(float), rtol=places, atol=places)
+
+
+# ---- the caller's floating-point mode ------------------------------------------------------------
+
+
+SMALL_WEIGHTS = np.full(300, 1e-40, np.float32)
+
+
+def confident_batches(dtype: np.dtype[Any]) -> list[tuple[Array, Array]]:
+    """Losses and gradients that are subnormal numbers, of few and many classes."""
+    loss_lead = 740.0 if dtype.itemsize == 8 else 95.0
+    gradient_lead = {2: 11.0}.get(dtype.itemsize, loss_lead)
+    batches = []
+    for n_rows, n_classes in ((300, 7), (40, 1030), (2, 40_000)):
+        logits = random_logits((n_rows, n_classes), dtype, scale=0.5)
+        labels = np.arange(n_rows) % n_classes
+        leads = np.where(labels % 2, loss_lead, gradient_lead)
+        logits[np.arange(n_rows), labels] += leads.astype(dtype)
+        batches.append((logits, labels))
+    return batches
+
+
+def all_results(batches: list[tuple[Array, Array]], backend: str, n_threads: int) -> list[Any]:
+    options: dict[str, Any] = {"backend": backend, "n_threads": n_threads}
+    found: list[Any] = []
+    for logits, labels in batches:
+        for reduction in ("none", "sum", "mean"):
+            found += fastxent.cross_entropy_with_grad(
+                logits, labels, reduction=reduction, **options
+            )
+        found += fastxent.cross_entropy_with_grad(
+            logits, labels, sample_weight=SMALL_WEIGHTS[: len(labels)], **options
+        )
+        found.append(fastxent.cross_entropy(logits, labels, normalizer=1e300, **options))
+        found.append(fastxent.cross_entropy(logits, labels, normalizer=1e-310, **options))
+        found.append(fastxent.softmax(logits, **options))
+    return found
+
+
+@pytest.mark.skipif(not MODES, reason="not known how to set a mode here")
+@pytest.mark.parametrize("drives", [driver, python_driver], ids=["compiled", "python"])
+@pytest.mark.parametrize("name", MODES)
+@every_float
+@pytest.mark.usefixtures("eager_threads")
+def test_the_callers_floating_point_mode_changes_no_bit(
+    backend: str, dtype: np.dtype[Any], name: str, drives: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backends, "driver", drives)
+    batches = confident_batches(dtype)
+    want = all_results(batches, backend, 1)
+    for n_threads in (1, 2):
+        with mode(name):
+            got = all_results(batches, backend, n_threads)
+            assert control_bits() & MODES[name] == MODES[name]
+        assert control_bits() == 0
+        assert all(same_bits(a, b) for a, b in zip(got, want, strict=True))
+
+
+@pytest.mark.skipif(not MODES, reason="not known how to set a mode here")
+@pytest.mark.parametrize("drives", [driver, python_driver], ids=["compiled", "python"])
+@pytest.mark.parametrize("name", MODES)
+def test_an_error_leaves_the_callers_mode_as_it_was(
+    name: str, drives: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backends, "driver", drives)
+    logits = np.zeros((3, 4), np.float32)
+    with mode(name):
+        with pytest.raises(ValueError, match="labels"):
+            fastxent.cross_entropy(logits, np.array([0, 9, 1]))
+        with pytest.raises(ValueError, match="sample_weight"):
+            fastxent.cross_entropy(logits, np.array([0, 1, 1]), sample_weight=[1, -1, 1])
+        with pytest.raises(TypeError):
+            drives.evaluate(None, logits, None, None, None, None, 0, False, "chunk", 1)
+        assert control_bits() & MODES[name] == MODES[name]

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from . import float_mode
 from .context import (
     BLOCK,
     CHECKED,
@@ -39,6 +40,9 @@ from .context import (
     Options,
     Program,
 )
+from .float_mode import default_float_mode
+
+__all__ = ["default_float_mode", "evaluate", "is_apart", "quotient", "run"]
 
 Array = np.ndarray[Any, Any]
 
@@ -63,7 +67,9 @@ def _pool_of(n_workers: int) -> ThreadPoolExecutor:
     global _pool, _pool_size
     with _lock:
         if _pool is None or _pool_size < n_workers:
-            _pool = ThreadPoolExecutor(n_workers, thread_name_prefix="fastxent")
+            _pool = ThreadPoolExecutor(
+                n_workers, thread_name_prefix="fastxent", initializer=float_mode.reset
+            )
             _pool_size = n_workers
         return _pool
 
@@ -138,6 +144,27 @@ def evaluate(
 
     `fastxent.backends.evaluate` says what the arrays must be, and what comes back.
     """
+    with default_float_mode():
+        return _run_program(
+            program, logits, target, ignore_index, losses, output, output_kind, mean, chunk,
+            n_threads, options,
+        )  # fmt: skip
+
+
+def _run_program(
+    program: Program,
+    logits: Array,
+    target: Array | None,
+    ignore_index: Any,
+    losses: Array | None,
+    output: Array | None,
+    output_kind: int,
+    mean: bool,
+    chunk: int,
+    n_threads: int,
+    options: Options | None,
+) -> tuple[int, float, float] | None:
+    """`evaluate`, all of it in the default floating-point mode."""
     if chunk < 1 or n_threads < 1:
         raise ValueError("chunk and n_threads must be at least 1")
     if not (
@@ -269,6 +296,12 @@ def _output_scale_of(denominator: float) -> tuple[float, int]:
         return 1.0 / denominator, 0
     mantissa, exponent = math.frexp(denominator)
     return 1.0 / mantissa, -exponent
+
+
+def quotient(numerator: float, denominator: float) -> float:
+    """The same in every floating-point mode of the caller."""
+    with default_float_mode():
+        return numerator / denominator
 
 
 def is_apart(output: object, logits: object, target: object) -> bool:
