@@ -71,8 +71,16 @@ def at(name: str, place: tuple[Any, ...]) -> str:
     return f"{name}[{', '.join(str(int(k)) for k in place)}]" if place else name
 
 
+def is_masked(value: object) -> bool:
+    """Whether `value` is a masked array."""
+    # NumPy imports `np.ma` when it is first asked for, which takes 10 ms, and fails after chroot.
+    # Before that there is no masked array.
+    loaded = sys.modules.get("numpy.ma")
+    return isinstance(value, getattr(loaded, "MaskedArray", ()))
+
+
 def _converted(value: Any, name: str) -> Array:
-    if isinstance(value, np.ma.MaskedArray):
+    if is_masked(value):
         advice = (
             "logits.filled(-np.inf) masks classes, labels.filled(-100) with ignore_index=-100 "
             "leaves rows out"

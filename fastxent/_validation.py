@@ -11,6 +11,7 @@ import numpy as np
 from . import backends
 from ._conversion import Array as Array
 from ._conversion import as_array as as_array
+from ._conversion import is_masked
 from .backends.context import ELEMENTS
 
 # Candidate solutions tried before two arrays count as overlapping; the question is NP-complete.
@@ -134,7 +135,7 @@ def check_out(out: object, logits: Array, labels: Array | None, name: str = "lab
     """
     if backends.driver.is_apart(out, logits, labels):  # what follows takes 4 us
         return
-    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
+    if not isinstance(out, np.ndarray) or is_masked(out):
         raise TypeError(f"out must be a NumPy array, not {type(out).__name__}{_array_on(out)}")
     if out.shape != logits.shape:
         raise ValueError(f"out has shape {out.shape}; it must have that of logits, {logits.shape}")
