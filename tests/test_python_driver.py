@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from support import Array, run_python
 
-from fastxent.backends import numba_kernels, python_driver
+from fastxent.backends import numba_compiler, python_driver
 from fastxent.backends.context import Context
 
 # An installation as it is without a compiler: no compiled module can be imported.
@@ -140,13 +140,13 @@ def test_every_row_is_computed_once(n_threads: int, chunk: int) -> None:
         logits_stride=12,
         losses=address_of(losses),
     ).pack()
-    kernel = numba_kernels.kernel_address("rows_evaluate", 32)
+    kernel = numba_compiler.kernel_address("rows_evaluate", 32)
     python_driver.run(kernel, context, 500, chunk, n_threads)
     assert np.array_equal(losses, np.full(500, np.log(3)))
 
 
 def test_many_threads_may_use_the_python_driver_at_once() -> None:
-    kernel = numba_kernels.kernel_address("rows_evaluate", 32)
+    kernel = numba_compiler.kernel_address("rows_evaluate", 32)
 
     def work(n_classes: int) -> bool:
         logits = np.zeros((500, n_classes), np.float32)

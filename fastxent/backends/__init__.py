@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from . import cython_kernels
+from . import cython_kernels, numba_compiler
 from .context import (
     CHECKED,
     ELEMENTS,
@@ -41,8 +40,6 @@ elif cython_kernels.driver is None:
 else:
     driver = cython_kernels.driver
 
-NAMES = ("cython", "numba")
-
 KERNELS = (
     "rows_evaluate", "lanes_evaluate", "segments_reduce", "rows_merge", "rows_finish",
     "segments_write", "rows_describe", "rows_diverge", "rows_check_labels", "rows_check_probs",
@@ -69,9 +66,17 @@ class Kernels(Protocol):
     """What a twin offers: the address of each kernel, for float32 or float64 arithmetic.
 
     Without `has_options` it need not know smoothing, temperatures, soft caps and second order.
+    `obstacle` says why there are none here.
     """
 
+    def obstacle(self) -> str | None: ...
+
     def kernel_address(self, name: str, real_bits: int, has_options: bool = True) -> int: ...
+
+
+# The best first.
+_TWINS: dict[str, Kernels] = {"cython": cython_kernels, "numba": numba_compiler}
+_usable: set[str] = set()  # those that have been asked for, and have no obstacle
 
 
 def available_backends() -> tuple[str, ...]:
@@ -81,14 +86,7 @@ def available_backends() -> tuple[str, ...]:
     >>> "numba" in fastxent.available_backends()
     True
     """
-    return tuple(name for name in NAMES if _is_available(name))
-
-
-@cache
-def _is_available(name: str) -> bool:
-    if name == "cython":
-        return cython_kernels.is_available()
-    return name == "numba" and importlib.util.find_spec("numba") is not None
+    return tuple(name for name, twin in _TWINS.items() if twin.obstacle() is None)
 
 
 def set_backend(name: str | None) -> None:
@@ -126,35 +124,31 @@ def _default_of_process() -> str:
             return check_backend(name)
         except ValueError as error:
             raise ValueError(f"FASTXENT_BACKEND={name!r} cannot be used: {error}") from None
-    return "cython" if cython_kernels.is_available() else check_backend("numba")
+    obstacles = []
+    for name, twin in _TWINS.items():
+        obstacle = twin.obstacle()
+        if obstacle is None:
+            return name
+        obstacles.append(f"{name!r}: {obstacle}")
+    raise ValueError(f"no backend is available: {'; '.join(obstacles)}")
 
 
 def check_backend(name: object) -> str:
     """`name` if it is the name of a backend that works here; ValueError otherwise."""
-    if isinstance(name, str) and _is_available(name):
+    if isinstance(name, str) and name in _usable:
         return name
-    if isinstance(name, str) and name in NAMES:
-        reason = (
-            "this installation has no compiled kernels for this CPU"
-            if name == "cython"
-            else "numba is not installed"
-        )
-        raise ValueError(f"backend {name!r} is not available: {reason}")
-    raise ValueError(f"backend must be one of {', '.join(map(repr, NAMES))}, not {name!r}")
-
-
-def kernels_of(backend: str) -> Kernels:
-    if backend == "cython":
-        return cython_kernels
-    # Importing numba costs more than importing all the rest, so only its first user pays.
-    from . import numba_kernels
-
-    return numba_kernels
+    if not isinstance(name, str) or name not in _TWINS:
+        raise ValueError(f"backend must be one of {', '.join(map(repr, _TWINS))}, not {name!r}")
+    obstacle = _TWINS[name].obstacle()
+    if obstacle is not None:
+        raise ValueError(f"backend {name!r} is not available: {obstacle}")
+    _usable.add(name)
+    return name
 
 
 def prepare(backend: str, element: int) -> None:
     """Compile or load every kernel that logits of an element may need."""
-    kernels = kernels_of(backend)
+    kernels = _TWINS[backend]
     bits = _bits_of(element)
     for name in KERNELS:
         wanted = 64 if name == "rows_diverge" else bits
@@ -287,7 +281,7 @@ def _make_program(
 
     def address(kernel: str, real_bits: int = bits) -> int:
         # what Numba compiles for a call without options takes two thirds of the time
-        return kernels_of(backend).kernel_address(
+        return _TWINS[backend].kernel_address(
             kernel, real_bits, has_options and kernel not in _SIMPLE
         )
 

@@ -55,8 +55,11 @@ def _choose_instruction_set() -> str | None:
 INSTRUCTION_SET: Final = _choose_instruction_set()
 
 
-def is_available() -> bool:
-    return INSTRUCTION_SET is not None
+def obstacle() -> str | None:
+    """Why there is no Cython twin here."""
+    if INSTRUCTION_SET is None:
+        return "this installation has no compiled kernels for this CPU"
+    return None
 
 
 _kernels: dict[int, dict[str, int]] = {}

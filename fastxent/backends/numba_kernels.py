@@ -30,10 +30,7 @@ m itself; differences are taken by `gap`.
 from __future__ import annotations
 
 import math
-import os
-import threading
 from collections.abc import Callable
-from functools import cache
 from math import exp, frexp, ldexp, log, log1p
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -82,16 +79,6 @@ NAN = math.nan
 E_TO_MINUS_128 = exp(-128.0)
 
 _CONTEXT = numba.from_dtype(CONTEXT_DTYPE)
-
-
-_compiling = threading.RLock()  # re-entrant: a signal handler may call in the middle
-if hasattr(os, "register_at_fork"):
-    # A child forked while another thread compiles would find this lock, and Numba's, held forever.
-    os.register_at_fork(
-        before=_compiling.acquire,
-        after_in_parent=_compiling.release,
-        after_in_child=_compiling.release,
-    )
 
 
 class State(NamedTuple):
@@ -1446,25 +1433,13 @@ def make_kernels(real_bits: int, has_options: bool) -> dict[str, Callable[..., N
 
 
 _SIGNATURE = types.void(types.CPointer(_CONTEXT), types.int64, types.int64)
-_entries: dict[tuple[str, int, bool], Any] = {}
-_kernels = cache(make_kernels)
 
 
-def kernel_address(name: str, real_bits: int, has_options: bool = True) -> int:
-    """The address of a kernel that computes in floats of `real_bits` bits; compiled if need be.
+def compile_entry(kernel: Callable[..., None]) -> Any:
+    """A kernel compiled as a C function, which lives as long as what is returned."""
 
-    Without options it is for calls that have none that look into the classes: no smoothing, no
-    temperature, no soft cap; and whose output is a gradient or log-softmax, if any.
-    """
-    entry = _entries.get((name, real_bits, has_options))
-    if entry is None:
-        with _compiling:
-            kernel = _kernels(real_bits, has_options)[name]
+    @cfunc(_SIGNATURE)
+    def enter(context, start, stop):
+        kernel(carray(context, 1)[0], start, stop)
 
-            @cfunc(_SIGNATURE)
-            def enter(context, start, stop):
-                kernel(carray(context, 1)[0], start, stop)
-
-            entry = _entries.setdefault((name, real_bits, has_options), enter)
-    address: int = entry.address
-    return address
+    return enter

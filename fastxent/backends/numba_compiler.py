@@ -1,0 +1,55 @@
+"""The Numba twin's compiler: whether it works here, and its kernels' addresses.
+
+Importing Numba costs more than importing all the rest, so only the first kernel pays for it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+from .undisturbed import undisturbed
+
+
+def obstacle() -> str | None:
+    """Why there is no Numba twin here, as far as can be said without importing Numba."""
+    if importlib.util.find_spec("numba") is None:
+        return "numba is not installed"
+    return None
+
+
+_entries: dict[tuple[str, int, bool], Any] = {}  # with the compiled code
+_idle: dict[tuple[int, bool], dict[str, Callable[..., None]]] = {}
+
+
+def kernel_address(name: str, real_bits: int, has_options: bool = True) -> int:
+    """The address of a kernel that computes in floats of `real_bits` bits; compiled if need be.
+
+    Without options it is for calls that have none that look into the classes: no smoothing, no
+    temperature, no soft cap; and whose output is a gradient or log-softmax, if any."""
+    key = (name, real_bits, has_options)
+    if key not in _entries:
+        undisturbed(lambda: _compile(*key))
+    address: int = _entries[key].address
+    return address
+
+
+def _compile(name: str, real_bits: int, has_options: bool) -> None:
+    if (name, real_bits, has_options) in _entries:
+        return
+    import numba
+
+    if getattr(numba.__spec__, "_initializing", False):
+        raise ImportError(
+            "this call, perhaps of a signal handler or a finalizer, comes from the middle of the "
+            "import of numba; import fastxent and call fastxent.warmup(backend='numba') beforehand"
+        )
+    from . import numba_kernels
+
+    # What an exception from outside has left half compiled is not used again.
+    kernels = _idle.pop((real_bits, has_options), None)
+    if kernels is None:
+        kernels = numba_kernels.make_kernels(real_bits, has_options)
+    _entries[name, real_bits, has_options] = numba_kernels.compile_entry(kernels[name])
+    _idle[real_bits, has_options] = kernels

@@ -1,0 +1,128 @@
+"""The first call of the Numba backend: interrupted, or called in the middle of itself."""
+
+from __future__ import annotations
+
+from support import run_python
+
+PRELUDE = """
+import gc, os, signal, sys, threading, time
+import numpy as np, fastxent
+
+def call(**options):
+    losses = fastxent.cross_entropy(np.zeros((2, 4), 'f4'), [0, 1], **options)
+    assert abs(losses - np.log(4)) < 1e-6, losses
+"""
+
+INTERRUPTED = """
+calling = False
+def interrupt(*_):
+    global calling
+    if calling:
+        calling = False
+        raise KeyboardInterrupt
+signal.signal(signal.SIGALRM, interrupt)
+signal.setitimer(signal.ITIMER_REAL, 0.05, 0.15)
+interruptions = 0
+while True:
+    try:
+        calling = True
+        call(backend='numba')
+        calling = False
+        break
+    except KeyboardInterrupt:
+        interruptions += 1
+print(interruptions > 3)
+"""
+
+
+def test_a_first_call_may_be_interrupted_at_any_moment() -> None:
+    result = run_python(PRELUDE + INTERRUPTED)
+    assert result.stdout == "True\n", result.stderr
+
+
+CALLED_IN_THE_MIDDLE = """
+nested = []
+def handler(*_):
+    nested.append('handler')
+    call(backend='numba')
+    nested.append('handler is done')
+signal.signal(signal.SIGALRM, handler)
+signal.setitimer(signal.ITIMER_REAL, 0.3, 1)
+
+inside = threading.local()
+def collected(phase, _):
+    if phase == 'stop' and not hasattr(inside, 'it'):
+        inside.it = True
+        nested.append('collection')
+        call(backend='numba')
+        nested.append('collection is done')
+        del inside.it
+gc.callbacks.append(collected)
+
+threading.stack_size(1 << 16)  # Python's smallest, for the program's own threads
+call(backend='numba')
+signal.setitimer(signal.ITIMER_REAL, 0)
+gc.collect()
+gc.callbacks.clear()
+for name in ('handler', 'collection'):
+    print(nested.count(name) > 0, nested.count(name) == nested.count(name + ' is done'))
+"""
+
+
+def test_handlers_and_finalizers_may_call_in_the_middle_of_the_first_call() -> None:
+    result = run_python(PRELUDE + CALLED_IN_THE_MIDDLE)
+    assert result.stdout == "True True\nTrue True\n", result.stderr
+    assert result.stderr == ""
+
+
+CALLED_BY_LLVM = """
+import llvmlite.binding as llvm
+
+def notified(*_):
+    try:
+        call(backend='numba')
+    except RuntimeError as error:
+        print(error)
+
+llvm.initialize_native_target()
+llvm.initialize_native_asmprinter()
+machine = llvm.Target.from_default_triple().create_target_machine()
+module = llvm.parse_assembly('define i32 @one() {\\n  ret i32 1\\n}')
+engine = llvm.create_mcjit_compiler(module, machine)
+engine.set_object_cache(notified)
+engine.finalize_object()
+call(backend='numba')
+print('done')
+"""
+
+
+def test_a_call_in_the_middle_of_llvm_does_not_end_the_process() -> None:
+    result = run_python(PRELUDE + CALLED_BY_LLVM)
+    assert result.returncode == 0, result.stderr
+    message, done = result.stdout.splitlines()
+    assert message.startswith("this call, perhaps of a signal handler or a finalizer, comes from")
+    assert "warmup(backend='numba') beforehand" in message
+    assert done == "done"
+
+
+CALLED_WHILE_NUMBA_IS_IMPORTED = """
+import importlib.abc
+
+class Caller(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == 'numba.core.config':
+            sys.meta_path.remove(self)
+            try:
+                call(backend='numba')
+            except ImportError as error:
+                print(error)
+
+sys.meta_path.insert(0, Caller())
+import numba
+"""
+
+
+def test_a_call_in_the_middle_of_the_users_import_of_numba_says_so() -> None:
+    result = run_python(PRELUDE + CALLED_WHILE_NUMBA_IS_IMPORTED)
+    assert result.stdout.startswith("this call, perhaps of a signal handler"), result.stderr
+    assert "import of numba; import fastxent and call fastxent.warmup" in result.stdout
