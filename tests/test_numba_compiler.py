@@ -1,6 +1,8 @@
-"""The first call of the Numba backend: interrupted, or called in the middle of itself."""
+"""The first call of the Numba backend: interrupted, in the middle of itself, or not possible."""
 
 from __future__ import annotations
+
+import os
 
 from support import run_python
 
@@ -11,6 +13,12 @@ import numpy as np, fastxent
 def call(**options):
     losses = fastxent.cross_entropy(np.zeros((2, 4), 'f4'), [0, 1], **options)
     assert abs(losses - np.log(4)) < 1e-6, losses
+
+def error_of(function, *arguments, **options):
+    try:
+        function(*arguments, **options)
+    except ValueError as error:
+        return str(error)
 """
 
 INTERRUPTED = """
@@ -126,3 +134,70 @@ def test_a_call_in_the_middle_of_the_users_import_of_numba_says_so() -> None:
     result = run_python(PRELUDE + CALLED_WHILE_NUMBA_IS_IMPORTED)
     assert result.stdout.startswith("this call, perhaps of a signal handler"), result.stderr
     assert "import of numba; import fastxent and call fastxent.warmup" in result.stdout
+
+
+SWITCHED_OFF = """
+print(fastxent.available_backends())
+call()
+messages = {
+    error_of(call, backend='numba'),
+    error_of(fastxent.warmup, backend='numba'),
+    error_of(fastxent.set_backend, 'numba'),
+}
+print(*messages, sep='\\n')
+print('numba' in sys.modules)
+import numba
+print(error_of(call, backend='numba') in messages)
+"""
+
+
+def test_where_numba_compiles_nothing_its_backend_is_not_available() -> None:
+    result = run_python(PRELUDE + SWITCHED_OFF, env={**os.environ, "NUMBA_DISABLE_JIT": "1"})
+    backends, message, *loaded = result.stdout.splitlines()
+    assert backends == "('cython',)"
+    assert message.startswith("backend 'numba' is not available: Numba's compiler is switched off")
+    assert "NUMBA_DISABLE_JIT" in message
+    assert "unset it, or set it to 0" in message
+    assert loaded == ["False", "True"], result.stderr
+
+
+def test_numba_asked_for_by_the_environment_says_why_it_is_not_available() -> None:
+    result = run_python(
+        PRELUDE + "print(error_of(call))",
+        env={**os.environ, "NUMBA_DISABLE_JIT": "1", "FASTXENT_BACKEND": "numba"},
+    )
+    assert result.stdout.startswith("FASTXENT_BACKEND='numba' cannot be used: backend 'numba'")
+    assert "NUMBA_DISABLE_JIT" in result.stdout
+
+
+def test_with_neither_backend_a_call_says_why_of_both() -> None:
+    code = "import sys\nsys.modules['fastxent.backends.driver'] = None\n"
+    result = run_python(
+        code + PRELUDE + "print(fastxent.available_backends(), error_of(call))",
+        env={**os.environ, "NUMBA_DISABLE_JIT": "1"},
+    )
+    assert result.stdout.startswith("() no backend is available: 'cython': "), result.stderr
+    assert "no compiled kernels" in result.stdout
+    assert "'numba': Numba's compiler is switched off" in result.stdout
+
+
+SWITCHED_OFF_LATER = """
+print(fastxent.available_backends())
+fastxent.set_backend('numba')
+import numba
+numba.config.DISABLE_JIT = 1
+print(fastxent.available_backends(), 'DISABLE_JIT' in error_of(call))
+numba.config.DISABLE_JIT = 0
+print(fastxent.available_backends())
+os.environ['NUMBA_DISABLE_JIT'] = '1'
+print(fastxent.available_backends(), 'DISABLE_JIT' in error_of(call))
+del os.environ['NUMBA_DISABLE_JIT']
+call()
+"""
+
+
+def test_numba_may_be_switched_off_and_on_again_at_run_time() -> None:
+    result = run_python(PRELUDE + SWITCHED_OFF_LATER)
+    both, cython = "('cython', 'numba')", "('cython',)"
+    assert result.stdout.splitlines() == [both, f"{cython} True", both, f"{cython} True"]
+    assert result.returncode == 0, result.stderr

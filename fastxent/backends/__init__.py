@@ -82,6 +82,8 @@ _usable: set[str] = set()  # those that have been asked for, and have no obstacl
 def available_backends() -> tuple[str, ...]:
     """The backends that work here, the default first.
 
+    With NUMBA_DISABLE_JIT=1 Numba compiles nothing, so its backend is not among them.
+
     >>> import fastxent
     >>> "numba" in fastxent.available_backends()
     True

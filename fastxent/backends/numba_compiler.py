@@ -6,17 +6,37 @@ Importing Numba costs more than importing all the rest, so only the first kernel
 from __future__ import annotations
 
 import importlib.util
+import os
+import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from .undisturbed import undisturbed
+
+_SWITCHED_OFF: Final = (
+    "Numba's compiler is switched off, by NUMBA_DISABLE_JIT (or disable_jit in .numba_config.yaml, "
+    "or numba.config.DISABLE_JIT); unset it, or set it to 0"
+)
 
 
 def obstacle() -> str | None:
     """Why there is no Numba twin here, as far as can be said without importing Numba."""
     if importlib.util.find_spec("numba") is None:
         return "numba is not installed"
+    if _is_switched_off():
+        return _SWITCHED_OFF
     return None
+
+
+def _is_switched_off() -> bool:
+    config = sys.modules.get("numba.core.config")
+    if config is not None and hasattr(config, "reload_config"):  # not while it is imported
+        config.reload_config()  # or Numba would, in the middle of compiling
+        return bool(config.DISABLE_JIT)
+    try:
+        return int(os.environ.get("NUMBA_DISABLE_JIT", "0")) != 0
+    except ValueError:  # Numba warns, and goes on without it
+        return False
 
 
 _entries: dict[tuple[str, int, bool], Any] = {}  # with the compiled code
@@ -27,7 +47,10 @@ def kernel_address(name: str, real_bits: int, has_options: bool = True) -> int:
     """The address of a kernel that computes in floats of `real_bits` bits; compiled if need be.
 
     Without options it is for calls that have none that look into the classes: no smoothing, no
-    temperature, no soft cap; and whose output is a gradient or log-softmax, if any."""
+    temperature, no soft cap; and whose output is a gradient or log-softmax, if any.
+
+    Raises ValueError where Numba's compiler turns out to be switched off.
+    """
     key = (name, real_bits, has_options)
     if key not in _entries:
         undisturbed(lambda: _compile(*key))
@@ -45,6 +68,8 @@ def _compile(name: str, real_bits: int, has_options: bool) -> None:
             "this call, perhaps of a signal handler or a finalizer, comes from the middle of the "
             "import of numba; import fastxent and call fastxent.warmup(backend='numba') beforehand"
         )
+    if _is_switched_off():
+        raise ValueError(f"backend 'numba' is not available: {_SWITCHED_OFF}")
     from . import numba_kernels
 
     # What an exception from outside has left half compiled is not used again.
