@@ -19,6 +19,11 @@ def warmup(dtypes: Iterable[Any] | str = ("float32",), *, backend: str | None = 
     the same, so one of them warms up all three. What is compiled is kept in this process and
     nowhere on disk. The Cython backend has nothing to compile, and loads its modules.
 
+    After it calls read no file and import nothing, so that a process may change its root or its
+    user (chroot, setuid) before them. Importing fastxent is enough for the Cython backend, unless
+    FASTXENT_BACKEND names the other. A call from the middle of Numba's own import or compiler, in
+    a signal handler or a finalizer, needs it as well.
+
     Parameters
     ----------
     dtypes : iterable of dtypes or their names, or one name
@@ -31,7 +36,7 @@ def warmup(dtypes: Iterable[Any] | str = ("float32",), *, backend: str | None = 
     TypeError
         A dtype that is not one of these.
     ValueError
-        An unknown backend.
+        An unknown backend, or one that is not available here.
 
     Examples
     --------

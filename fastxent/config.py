@@ -29,9 +29,12 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, Any] |
     """
     if mode not in ("stdout", "dicts"):
         raise ValueError(f"mode must be 'stdout' or 'dicts', not {mode!r}")
-    from importlib.metadata import PackageNotFoundError, version
 
     def version_of(name: str) -> str:
+        try:
+            from importlib.metadata import PackageNotFoundError, version
+        except ImportError:  # no module is found any more, as after chroot
+            return "unknown"
         try:
             return version(name)
         except PackageNotFoundError:

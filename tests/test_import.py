@@ -14,21 +14,129 @@ import pytest
 from support import run_python
 
 import fastxent
+from fastxent.backends import cython_kernels
 
 ROOT = Path(__file__).parent.parent
 
 
-def test_importing_loads_neither_numba_nor_scipy_nor_a_kernel() -> None:
+def test_importing_loads_neither_numba_nor_scipy_but_the_kernels_of_the_default_backend() -> None:
     result = run_python(
         "import sys, fastxent\n"
         "names = {name.partition('.')[0] for name in sys.modules}\n"
         "print(sorted(names & {'numba', 'llvmlite', 'scipy', 'rich', 'typer', 'mpmath',\n"
         "                      'ml_dtypes', 'concurrent', 'ctypes'}\n"
-        "             - before_us))\n".replace("before_us", "set(sys.argv[1:])")
-        + "print([name for name in sys.modules if 'cython_float' in name])\n",
+        "             - set(sys.argv[1:])), 'numpy.ma' in sys.modules)\n" + COMPILED_KERNELS,
         *numpys_own_modules(),
     )
-    assert result.stdout.split("\n")[:2] == ["[]", "[]"], result.stderr
+    isa = (cython_kernels.INSTRUCTION_SET or "").replace("-", "_")
+    kernels = [f"fastxent.backends.cython_float{bits}_{isa}" for bits in (32, 64)]
+    assert result.stdout == f"[] False\n{kernels}\n", result.stderr
+
+
+COMPILED_KERNELS = "print(sorted(name for name in sys.modules if '.cython_float' in name))\n"
+
+
+def test_importing_loads_no_kernel_where_numba_is_the_default_backend() -> None:
+    result = run_python(
+        "import sys, fastxent\n" + COMPILED_KERNELS, env={**os.environ, "FASTXENT_BACKEND": "numba"}
+    )
+    assert result.stdout == "[]\n", result.stderr
+
+
+EVERYTHING = """
+import os, sys
+import numpy as np
+import fastxent as f
+
+class Nothing:
+    def find_spec(self, name, path=None, target=None):
+        return None
+
+if sys.argv[1] == 'blocked':
+    sys.meta_path[:] = [Nothing()]
+else:
+    os.makedirs('empty')
+    try:
+        os.chroot('empty')
+    except PermissionError:
+        sys.exit(75)
+    os.chdir('/')
+
+state = None
+def functions(x, y):
+    global state
+    q = np.full(x.shape, 1 / x.shape[-1])
+    state = f.partial(x, y)
+    return {
+        'cross_entropy': lambda: [
+            f.cross_entropy(x, y), f.cross_entropy(x, q), f.cross_entropy(x.T, y, axis=0),
+            f.cross_entropy(x.tolist(), y.tolist(), reduction='none', label_smoothing=0.1),
+            f.cross_entropy(x[:, ::2], y * 0, ignore_index=-1, temperature=2.0, softcap=5.0),
+        ],
+        'cross_entropy_grad_hess': lambda: f.cross_entropy_grad_hess(x, y),
+        'cross_entropy_hvp': lambda: f.cross_entropy_hvp(x, y, x),
+        'cross_entropy_with_grad': lambda: [
+            f.cross_entropy_with_grad(x, y, n_threads=2),
+            f.cross_entropy_with_grad(x, y, out=np.empty_like(x)),
+            f.cross_entropy_with_grad(x, q, grad_labels=True),
+        ],
+        'finish': lambda: f.finish(state),
+        'finish_grad': lambda: f.finish_grad(state, x, y),
+        'kl_divergence_with_logits': lambda: f.kl_divergence_with_logits(x, x),
+        'kl_divergence_with_logits_and_grad': lambda: f.kl_divergence_with_logits_and_grad(x, x),
+        'log_softmax': lambda: f.log_softmax(x),
+        'logsumexp': lambda: f.logsumexp(x),
+        'merge': lambda: f.merge(state, f.partial(x, y, class_offset=x.shape[1])),
+        'partial': lambda: f.partial(x, y),
+        'row_stats': lambda: f.row_stats(x, y),
+        'softmax': lambda: f.softmax(x),
+        'softmax_cross_entropy_with_logits': lambda: f.softmax_cross_entropy_with_logits(q, x),
+        'sparse_softmax_cross_entropy_with_logits':
+            lambda: f.sparse_softmax_cross_entropy_with_logits(y, x),
+    }
+
+SETTINGS = {
+    'available_backends': lambda: f.available_backends(),
+    'get_backend': lambda: f.get_backend(),
+    'get_num_threads': lambda: f.get_num_threads(),
+    'set_backend': lambda: f.set_backend('cython'),
+    'set_num_threads': lambda: f.set_num_threads(2),
+    'show_config': lambda: f.show_config(),
+    'threads': lambda: f.threads(1).__enter__(),
+    'warmup': lambda: f.warmup(['float32', 'float64'], backend='cython'),
+    'PartialState': None, 'RowStats': None,
+}
+rows, labels = np.arange(80.0).reshape(8, 10), np.arange(8)
+for dtype in (np.float32, np.float64, np.float16):
+    for name, function in (functions(rows.astype(dtype), labels) | SETTINGS).items():
+        if function is not None:
+            function()
+assert sorted(functions(rows, labels) | SETTINGS) == f.__all__
+
+for wrong in (
+    lambda: f.cross_entropy(rows, labels + 5), lambda: f.cross_entropy(rows, None),
+    lambda: f.cross_entropy(rows.astype(complex), labels), lambda: f.cross_entropy(3, labels),
+    lambda: f.cross_entropy([['a']], [0]), lambda: f.softmax(rows, out=rows[::-1]),
+    lambda: f.cross_entropy(rows, labels, backend='no'), lambda: f.warmup('no'),
+    lambda: f.cross_entropy(rows, rows, reduction='no'), lambda: f.softmax(object()),
+    lambda: f.cross_entropy(rows, labels, class_weight=labels),
+):
+    try:
+        wrong()
+        print('no error')
+    except (TypeError, ValueError):
+        pass
+print('all is said and done')
+"""
+
+
+@pytest.mark.parametrize("way", ["blocked", "chroot"])
+def test_after_importing_no_call_imports_anything_more(way: str) -> None:
+    result = run_python(EVERYTHING, way)
+    if result.returncode == 75:
+        pytest.skip("chroot is not allowed here; the other way is the same without it")
+    assert result.stdout.splitlines()[-1:] == ["all is said and done"], result.stderr
+    assert "no error" not in result.stdout
 
 
 def numpys_own_modules() -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import platform
@@ -68,13 +69,26 @@ _kernels: dict[int, dict[str, int]] = {}
 def kernel_address(name: str, real_bits: int, has_options: bool = True) -> int:
     """The address of a kernel that computes in floats of `real_bits` bits, options or not."""
     if real_bits not in _kernels:
-        assert INSTRUCTION_SET is not None
-        suffix = INSTRUCTION_SET.replace("-", "_")
-        module = importlib.import_module(f".cython_float{real_bits}_{suffix}", __package__)
-        if module.CONTEXT_SIZE != context.CONTEXT_SIZE:
-            raise ImportError(
-                f"the compiled kernels in {module.__file__} belong to another version of "
-                "fastxent; install it again"
-            )
-        _kernels[real_bits] = module.KERNELS
+        _load(real_bits)
     return _kernels[real_bits][name]
+
+
+def _load(real_bits: int) -> None:
+    assert INSTRUCTION_SET is not None
+    suffix = INSTRUCTION_SET.replace("-", "_")
+    module = importlib.import_module(f".cython_float{real_bits}_{suffix}", __package__)
+    if module.CONTEXT_SIZE != context.CONTEXT_SIZE:
+        raise ImportError(
+            f"the compiled kernels in {module.__file__} belong to another version of "
+            "fastxent; install it again"
+        )
+    _kernels[real_bits] = module.KERNELS
+
+
+# A process may have changed its root or its user before the first call, and find no module any
+# more. Both take 0.5 ms.
+if INSTRUCTION_SET is not None and os.environ.get("FASTXENT_BACKEND", "").strip() != "numba":
+    # what is wrong with them is said by a call that needs them
+    with contextlib.suppress(ImportError):
+        _load(32)
+        _load(64)

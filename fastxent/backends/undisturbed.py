@@ -87,6 +87,7 @@ def undisturbed(work: Callable[[], None]) -> None:
         if not (helper.is_alive() or helper.done.is_set()):
             undisturbed(work)
             return
+    helper.join()  # it has but to end, and a call leaves no thread behind
     if helper.error is not None:
         raise helper.error
 
