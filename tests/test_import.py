@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import json
 import os
 import shutil
 import subprocess
@@ -234,6 +235,43 @@ def test_show_config_prints_what_it_returns(capsys: pytest.CaptureFixture[str]) 
     assert config["backends"]["available"] == list(fastxent.available_backends())
     with pytest.raises(ValueError, match="mode must be"):
         fastxent.show_config(mode="json")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "section", "entry", "message"),
+    [
+        ("FASTXENT_ISA", "avx9", "backends", "default", "='avx9' is not an instruction set"),
+        ("FASTXENT_BACKEND", "nump", "backends", "default", "='nump' cannot be used"),
+        ("FASTXENT_NUM_THREADS", "0", "threads", "used by default", "='0' is not a number of"),
+        ("FASTXENT_NUM_THREADS", "all", "threads", "used by default", "='all' is not a number of"),
+    ],
+)
+def test_show_config_says_what_is_wrong_with_the_environment(
+    name: str, value: str, section: str, entry: str, message: str
+) -> None:
+    result = run_python(
+        "import json, fastxent\n"
+        "print(json.dumps(fastxent.show_config(mode='dicts')))\n"
+        "fastxent.show_config()\n",
+        env={**os.environ, name: value},
+    )
+    assert result.returncode == 0, result.stderr
+    first, _, printed = result.stdout.partition("\n")
+    config = json.loads(first)
+    assert config[section][entry] is None
+    assert config["environment"][name] == value
+    (error,) = config["errors"]
+    assert error.startswith(name + message)
+    assert f"  {entry}: none, see errors\n" in printed
+    assert printed.endswith(f"errors:\n  {error}\n")
+
+
+def test_show_config_prints_what_the_terminal_cannot_write() -> None:
+    result = run_python(
+        "import fastxent; fastxent.show_config()",
+        env={**os.environ, "PYTHONIOENCODING": "ascii", "FASTXENT_BACKEND": "\xe9\udcff"},
+    )
+    assert r"FASTXENT_BACKEND: \xe9\udcff" in result.stdout, result.stderr
 
 
 def test_the_environment_may_choose_the_backend() -> None:

@@ -120,6 +120,7 @@ def test_the_numba_backend_works_without_compiled_modules() -> None:
 
 def test_an_instruction_set_cannot_be_asked_for_without_compiled_modules() -> None:
     code = UNCOMPILED.split("assert fastxent.available_backends")[0]
+    code += "\nfastxent.cross_entropy([[0.0, 1.0]], [1])"
     result = run_python(code, env={**os.environ, "FASTXENT_ISA": "x86-64-v2"})
     last = result.stderr.strip().splitlines()[-1]
     assert last.startswith("ValueError: FASTXENT_ISA='x86-64-v2' cannot be used")

@@ -126,6 +126,8 @@ def _default_of_process() -> str:
             return check_backend(name)
         except ValueError as error:
             raise ValueError(f"FASTXENT_BACKEND={name!r} cannot be used: {error}") from None
+    if cython_kernels.BAD_ISA:  # another backend than the one that was meant would hide it
+        raise ValueError(cython_kernels.BAD_ISA)
     obstacles = []
     for name, twin in _TWINS.items():
         obstacle = twin.obstacle()

@@ -53,13 +53,23 @@ def _choose_instruction_set() -> str | None:
     return best if best in INSTRUCTION_SETS else None
 
 
-INSTRUCTION_SET: Final = _choose_instruction_set()
+def _chosen_or_why_not() -> tuple[str | None, str]:
+    try:
+        return _choose_instruction_set(), ""
+    except ValueError as error:
+        return None, str(error)
+
+
+# Importing fastxent does not fail for it: `show_config` says what is wrong, and so does a call.
+_CHOSEN: Final = _chosen_or_why_not()
+INSTRUCTION_SET: Final = _CHOSEN[0]
+BAD_ISA: Final = _CHOSEN[1]
 
 
 def obstacle() -> str | None:
     """Why there is no Cython twin here."""
     if INSTRUCTION_SET is None:
-        return "this installation has no compiled kernels for this CPU"
+        return BAD_ISA or "this installation has no compiled kernels for this CPU"
     return None
 
 
@@ -74,7 +84,8 @@ def kernel_address(name: str, real_bits: int, has_options: bool = True) -> int:
 
 
 def _load(real_bits: int) -> None:
-    assert INSTRUCTION_SET is not None
+    if INSTRUCTION_SET is None:
+        raise ValueError(obstacle())
     suffix = INSTRUCTION_SET.replace("-", "_")
     module = importlib.import_module(f".cython_float{real_bits}_{suffix}", __package__)
     if module.CONTEXT_SIZE != context.CONTEXT_SIZE:
