@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
+import inspect
+import sys
+import textwrap
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +26,7 @@ CROSS_ENTROPY: Final = "cross_entropy"
 SOFTMAX: Final = "softmax"
 LOG_SOFTMAX: Final = "log_softmax"
 LOGSUMEXP: Final = "logsumexp"
+FUNCTIONS: Final = (SOFTMAX, LOG_SOFTMAX, LOGSUMEXP)
 
 # What `Problem.options` may hold: keywords of a call.
 OPTIONS: Final = (
@@ -176,10 +182,23 @@ def case(
 
     def register(make: Maker) -> Case:
         name = getattr(make, "__name__", "")
-        reason = " ".join((make.__doc__ or "").split())
-        return Case(name, reason, make, dtypes, operation, level, standard)
+        return Case(name, reason_of(make), make, dtypes, operation, level, standard)
 
     return register
+
+
+def reason_of(made: Any) -> str:
+    """The docstring of a function or class in a line.
+
+    `python -OO` leaves docstrings out: then it comes from the source, and is empty without one.
+    """
+    text = made.__doc__
+    if text is None and sys.flags.optimize > 1:
+        with contextlib.suppress(OSError, SyntaxError):
+            found = ast.parse(textwrap.dedent(inspect.getsource(made))).body[0]
+            if isinstance(found, ast.FunctionDef | ast.ClassDef):
+                text = ast.get_docstring(found)
+    return " ".join((text or "").split())
 
 
 def dtype_named(name: str) -> DType:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from ..case import Case
+from ..case import Case, reason_of
 from ..implementation import Implementation
 from .correct import CrossEntropy, implementation
 
@@ -54,7 +54,7 @@ def fault(
         if name in FAULTS:
             raise ValueError(f"there are two faults called {name!r}")
         made = implementation(name, steps(), dtypes)
-        reason = " ".join((steps.__doc__ or "").split())
+        reason = reason_of(steps)
         argument = f"fastxent.verify.faults:{name}"
         FAULTS[name] = Fault(name, reason, made, in_standard, dtypes, tuple(cases), argument)
         return made

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from jinja2 import Environment, StrictUndefined
 
+from ..case import FUNCTIONS
 from ..cases import CASES
 from ..result import Breach, Report, Result, Worst
-from ..steps import FUNCTIONS
 from .exact_text import hexadecimal, is_number, shortest, type_name
 from .plots import make_plots
 from .words import failures, left_out, notes, peers_text, run_command, verdict_text

@@ -12,11 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ..case import dtype_named
+from ..case import FUNCTIONS, dtype_named
 from ..implementation import BACKENDS
 from ..metrics import unit_roundoff
 from ..result import Report, Result, Worst
-from ..steps import FUNCTIONS
 from .plot_parts import (
     FOREGROUND,
     LIMIT,
