@@ -156,6 +156,7 @@ def test_json_is_taken_by_a_strict_parser_and_holds_everything(
     assert found["schema_version"] == 1
     assert found["summary"] == {
         "ok": False,
+        "complete": True,
         "verdict": "3 results are wrong and 1 check could not have found a fault",
         "cases": 6,
         "results": {
@@ -442,7 +443,7 @@ def test_what_is_wrong_with_a_peer_is_shown_and_fails_nothing() -> None:
     text = html_text(report)
     assert 'class="verdict good"' in text
     said = Page(text).text
-    assert "The one check is within bounds" in said
+    assert "The one check is within what profile standard allows" in said
     assert "Other libraries, only to compare with: 1 of 1 results wrong." in said
     assert commands(report)[0] in said
     summary = strictly_parsed(json_text(report))["summary"]
@@ -451,6 +452,23 @@ def test_what_is_wrong_with_a_peer_is_shown_and_fails_nothing() -> None:
     assert (read.tests, read.failures, read.skipped) == (2, 0, 1)
     assert commands(report)[0] in junit_text(report)
     assert run_command(report).startswith("fastxent verify --peers --backend cython --profile")
+
+
+def test_a_run_that_was_interrupted_says_so_everywhere_and_is_not_well() -> None:
+    report = Report("strict", 0, (1,), [ok("wide", "cython")], is_complete=False)
+    assert not report.ok
+    said = "Interrupted after 1 check"
+    assert said in Page(html_text(report)).text
+    assert 'class="verdict good"' not in html_text(report)
+    summary = strictly_parsed(json_text(report))["summary"]
+    assert (summary["ok"], summary["complete"], summary["verdict"]) == (False, False, said)
+    read = junitparser.JUnitXml.fromstring(junit_text(report))
+    assert (read.tests, read.failures, read.errors) == (2, 0, 1)
+    assert said in junit_text(report)
+    report.results.append(wrong("wide", "numba", TOO_LARGE))
+    assert verdict_text(report) == "Interrupted after 2 checks: 1 result is wrong"
+    report.results.clear()
+    assert verdict_text(report) == "Interrupted before anything was checked"
 
 
 # ---- plots ---------------------------------------------------------------------------------------

@@ -154,13 +154,15 @@ class Report:
     # Implementations that are only there to be compared with: their breaches fail nothing.
     peers: frozenset[str] = frozenset()
     environment: dict[str, str] = field(default_factory=dict)
+    # Whether the run went to its end; false where it was interrupted.
+    is_complete: bool = True
 
     @property
     def ok(self) -> bool:
-        """Whether something was checked and nothing is wrong, leaving peers aside."""
+        """Whether all was run, something was checked and nothing is wrong, leaving peers aside."""
         own = [result for result in self.results if result.implementation not in self.peers]
         is_checked = any(result.verdict == "ok" for result in own)
-        return is_checked and not any(result.is_wrong for result in own)
+        return self.is_complete and is_checked and not any(result.is_wrong for result in own)
 
     @property
     def failed(self) -> list[Result]:
@@ -183,3 +185,11 @@ class Report:
             f"fastxent verify {argument} --profile {result.profile} --case {result.case}"
             f"{problem} --dtype {result.dtype} --seed {self.seed}{threads}"
         )
+
+
+class InterruptedRunError(KeyboardInterrupt):
+    """The user stopped a run; `report` has what was found until then."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__("the verification was interrupted")
+        self.report = report

@@ -7,10 +7,10 @@ a line of its own.
 
     schema          "fastxent.verify"
     schema_version  1
-    summary         ok (is all well?), verdict (a sentence), cases (how many); results and peers,
-                    how many in all and of each verdict: total, ok, breach, bits_differ,
-                    mistrusted, left_out. Peers are only compared with: ok and verdict leave them
-                    aside
+    summary         ok (is all well?), complete (false where the run was interrupted: not ok),
+                    verdict (a sentence), cases (how many); results and peers, how many in all and
+                    of each verdict: total, ok, breach, bits_differ, mistrusted, left_out. Peers are
+                    only compared with: ok and verdict leave them aside
     environment     versions and the machine, text by name
     settings        profile, seed, thread_counts, level; implementations: a list of name, and
                     argument (its option on the command line, null if it has none), and is_peer
@@ -122,6 +122,7 @@ def _summary(report: Report) -> dict[str, Any]:
     peers = [result for result in report.results if result.implementation in report.peers]
     return {
         "ok": report.ok,
+        "complete": report.is_complete,
         "verdict": verdict_text(report),
         "cases": len({result.case for result in report.results}),
         "results": _counts(own),

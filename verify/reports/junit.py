@@ -2,7 +2,7 @@
 
 A test suite for every implementation, a test case for every case and dtype. A breach and a check
 that could not have failed are failures; what was left out is skipped, and so is what is wrong with
-a peer, which is only compared with.
+a peer, which is only compared with. A run that was interrupted has a suite more, with an error.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-from junitparser import Failure, JUnitXml, Skipped, TestCase, TestSuite
+from junitparser import Error, Failure, JUnitXml, Skipped, TestCase, TestSuite
 
 from ..result import Report, Result
-from .words import breach_text, mistrusted_text
+from .words import breach_text, mistrusted_text, verdict_text
 from .writers import printable, write_text
 
 
@@ -27,6 +27,8 @@ def junit_text(report: Report) -> str:
     root = JUnitXml("fastxent verify")
     for name in report.implementations:
         root.add_testsuite(_suite(report, name))
+    if not report.is_complete:
+        root.add_testsuite(_interruption(report))
     root.update_statistics()  # type: ignore[no-untyped-call]
     file = io.BytesIO()
     root.write(file)
@@ -39,6 +41,14 @@ def _suite(report: Report, implementation: str) -> TestSuite:
         suite.add_property(printable(name), printable(value))
     chosen = [result for result in report.results if result.implementation == implementation]
     suite.add_testcases([_case(report, result) for result in chosen])
+    return suite
+
+
+def _interruption(report: Report) -> TestSuite:
+    case = TestCase("the run goes to its end", "fastxent verify")
+    case.result = [Error(verdict_text(report))]
+    suite = TestSuite("fastxent verify")
+    suite.add_testcase(case)
     return suite
 
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
+import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
@@ -11,9 +15,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from ..case import Case
+from ..case import FUNCTIONS, Case
+from ..profile import STANDARD
 from ..result import Report, Result
-from ..steps import FUNCTIONS
 from .words import (
     breach_text,
     count,
@@ -36,28 +40,61 @@ _LEGEND: Final = (
 )
 
 
-def make_console() -> Console:
+# Where nobody sees a bar: a line so often, so that a log shows that something goes on.
+_SECONDS_A_LINE: Final = 15.0
+
+Show = Callable[[str, int, int], None]
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Rich would end with status 1, which is that of a breach."""
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+
+def make_console(*, stderr: bool = False) -> Console:
     """A console as wide as `COLUMNS` says, or the terminal; 80 characters if neither is there."""
-    return Console(highlight=False)
+    return _Console(highlight=False, stderr=stderr)
 
 
 @contextlib.contextmanager
-def progress_bar(console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    """What the runner tells its progress to; shown on terminals only."""
+def progress_bar(console: Console) -> Iterator[Show]:
+    """What the runner tells its progress to: a bar on a terminal, else a line now and then.
+
+    The bar is on the console or, where that is no terminal, on standard error, as the lines are.
+    """
+    console = console if console.is_terminal else make_console(stderr=True)
+    if not console.is_terminal:
+        yield _lines()
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-    with bar:
+    with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("starting", total=None)
 
         def show(name: str, done: int, total: int) -> None:
             bar.update(task, description=f"{name:<40}", completed=done, total=total)
 
         yield show
+
+
+def _lines() -> Show:
+    started = last = time.monotonic()
+
+    def show(name: str, done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= _SECONDS_A_LINE:
+            last = now
+            with contextlib.suppress(OSError):
+                text = f"{now - started:.0f} s: {done} of {total} steps done, now {name}"
+                print(text, file=sys.stderr, flush=True)
+
+    return show
 
 
 def print_report(report: Report, console: Console, *, every: bool = False) -> None:
@@ -185,10 +222,8 @@ def _number(value: float | None, digits: int | None = None) -> str:
 def _print_summary(report: Report, console: Console) -> None:
     if any(_is_function(result) for result in report.results):
         console.print("functions: softmax, log_softmax, logsumexp")
-    for dtype in dict.fromkeys(result.dtype for result in report.results):
-        parts = _worst_errors([result for result in report.results if result.dtype == dtype])
-        if parts:
-            console.print(f"{dtype}: {', '.join(parts)} ULP", soft_wrap=True)
+    for line in _worst_lines(report):
+        console.print(line, markup=False, soft_wrap=True)
     n_checked = sum(result.verdict != "left out" for result in report.results)
     n_cases = len({result.case for result in report.results})
     threads = " and ".join(map(str, report.thread_counts))
@@ -205,22 +240,41 @@ def _print_summary(report: Report, console: Console) -> None:
     )
 
 
-def _worst_errors(results: list[Result]) -> list[str]:
-    errors: dict[str, list[float | None]] = {"losses": [], "gradients": [], "functions": []}
+def _worst_lines(report: Report) -> list[str]:
+    """The largest errors of each dtype.
+
+    In profile standard no bound is what they are within, and they say something of an
+    implementation alone.
+    """
+    groups: dict[str, list[Result]] = {}
+    own = [each for each in report.results if each.implementation not in report.peers]
+    is_alone = len({result.implementation for result in own}) == 1
+    for result in own:
+        names_it = report.profile == STANDARD and not is_alone
+        key = f"{result.dtype}, {result.implementation}" if names_it else result.dtype
+        groups.setdefault(key, []).append(result)
+    lines = []
+    for key, results in groups.items():
+        errors = {name: _number(value, 2) for name, value in _worst_errors(results).items()}
+        if errors and report.profile == STANDARD:
+            parts = [f"{value} ULP in {name}" for name, value in errors.items()]
+            lines.append(f"{key}: largest errors {', '.join(parts)}")
+        elif errors:
+            parts = [f"{name} within {value}" for name, value in errors.items()]
+            lines.append(f"{key}: {', '.join(parts)} ULP")
+    return lines
+
+
+def _worst_errors(results: list[Result]) -> dict[str, float]:
+    worst: dict[str, float] = {}
     for result in results:
         is_function = _is_function(result)
-        loss, output = result.loss, result.output
-        errors["functions" if is_function else "losses"].append(None if loss is None else loss.ulp)
-        errors["functions" if is_function else "gradients"].append(
-            None if output is None else output.ulp
-        )
-    worst = {
-        name: max((value for value in values if value is not None), default=None)
-        for name, values in errors.items()
-    }
-    return [
-        f"{name} within {_number(value, 2)}" for name, value in worst.items() if value is not None
-    ]
+        names = ("functions", "functions") if is_function else ("losses", "gradients")
+        for name, part in zip(names, (result.loss, result.output), strict=True):
+            if part is not None:
+                worst[name] = max(worst.get(name, 0.0), part.ulp)
+    order = ("losses", "gradients", "functions")
+    return {name: worst[name] for name in order if name in worst}
 
 
 def _is_function(result: Result) -> bool:
@@ -236,3 +290,5 @@ def print_cases(cases: list[Case], console: Console) -> None:
     for case in cases:
         table.add_row(case.name, case.level, case.reason)
     console.print(table, markup=False)
+    if not all(case.reason for case in cases):
+        console.print("python -OO has left out the reasons, which are docstrings.")

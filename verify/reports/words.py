@@ -6,9 +6,11 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from ..case import FUNCTIONS, dtype_named
 from ..cases import cases_named
 from ..implementation import BACKENDS
-from ..profile import STANDARD
+from ..metrics import unit_roundoff
+from ..profile import STANDARD, loss_dtype
 from ..result import Breach, Report, Result
 
 
@@ -28,15 +30,24 @@ def verdict_text(report: Report) -> str:
     n_checked = sum(result.verdict != "left out" for result in own)
     n_wrong = sum(bool(result.breaches) for result in own)
     n_mistrusted = len(failures(report)) - n_wrong
+    if not report.is_complete:
+        when = f"after {count(n_checked, 'check')}" if n_checked else "before anything was checked"
+        found = f": {_wrong_text(n_wrong, n_mistrusted)}" if n_wrong or n_mistrusted else ""
+        return f"Interrupted {when}{found}"
     if not n_checked:
         return "Nothing was checked"
     if n_wrong or n_mistrusted:
-        wrong = f"{count(n_wrong, 'result')} {'is' if n_wrong == 1 else 'are'} wrong"
-        mistrusted = f"{count(n_mistrusted, 'check')} could not have found a fault"
-        return " and ".join([wrong] * (n_wrong > 0) + [mistrusted] * (n_mistrusted > 0))
-    if n_checked == 1:
-        return "The one check is within bounds"
-    return f"All {n_checked} checks are within bounds"
+        return _wrong_text(n_wrong, n_mistrusted)
+    checks = "The one check is" if n_checked == 1 else f"All {n_checked} checks are"
+    # What is within it may have no digit left: see `_without_digits`.
+    within = "what profile standard allows" if report.profile == STANDARD else "bounds"
+    return f"{checks} within {within}"
+
+
+def _wrong_text(n_wrong: int, n_mistrusted: int) -> str:
+    wrong = f"{count(n_wrong, 'result')} {'is' if n_wrong == 1 else 'are'} wrong"
+    mistrusted = f"{count(n_mistrusted, 'check')} could not have found a fault"
+    return " and ".join([wrong] * (n_wrong > 0) + [mistrusted] * (n_mistrusted > 0))
 
 
 def peers_text(report: Report) -> str:
@@ -111,7 +122,30 @@ def _names(names: list[str]) -> str:
 def notes(report: Report) -> list[str]:
     """What there is to say about the whole run, without what was left out."""
     of_results = dict.fromkeys(note for result in report.results for note in sorted(result.notes))
-    return [*report.notes, *of_results, *_parity(report)]
+    return [*report.notes, *of_results, *_without_digits(report), *_parity(report)]
+
+
+def _without_digits(report: Report) -> list[str]:
+    """Where results that pass have no correct digit, since the plain formula has none either."""
+    cases: dict[tuple[str, str], dict[str, None]] = {}
+    for result in report.results:
+        if result.implementation in report.peers or result.is_wrong:
+            continue
+        names = (result.case,) * 2 if result.case in FUNCTIONS else ("losses", "gradients")
+        dtype = dtype_named(result.dtype)
+        dtypes = (loss_dtype(dtype), dtype)
+        for name, part, of in zip(names, (result.loss, result.output), dtypes, strict=True):
+            # One ULP is at most 2 u of a number: an error as large as the number itself, or more.
+            if part is not None and part.ulp * 2 * unit_roundoff(of) >= 1:
+                cases.setdefault((result.implementation, name), {})[result.case] = None
+    together: dict[tuple[str, ...], list[str]] = {}
+    for (implementation, name), found in cases.items():
+        together.setdefault((implementation, *found), []).append(name)
+    return [
+        f"{implementation}: {' and '.join(names)} without a correct digit in {_names(found)}, as "
+        "the plain formula gives there; profile standard allows that, --profile strict does not"
+        for (implementation, *found), names in together.items()
+    ]
 
 
 def _parity(report: Report) -> list[str]:
