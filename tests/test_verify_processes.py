@@ -146,8 +146,9 @@ def test_a_breach_is_repeated_by_its_problem() -> None:
     ("name", "error", "message"),
     [
         ("my_losses:missing", ValueError, "my_losses has no 'missing'; it has .*plain"),
-        ("my_losses:number", ValueError, "a int cannot be called"),
-        ("no_such_module:f", ValueError, "No module named 'no_such_module'"),
+        ("my_losses:number", ValueError, "impl must be callable, not int"),
+        ("my_losses:Group", ValueError, "not the class Group; pass an instance of it"),
+        ("no_such_module:f", ValueError, "No module named 'no_such_module'; it has to be"),
         ("bad_syntax:f", ValueError, "--impl bad_syntax:f: .*SyntaxError.*line 1"),
         ("bad_value:f", ValueError, r"ValueError: settings missing \(bad_value.py, line 1\)"),
         ("leaves:f", ValueError, "SystemExit"),

@@ -30,7 +30,7 @@ def verify(
     seed: int = 0,
     thread_counts: Sequence[int] = (1, 2),
     problem: int | None = None,
-    timeout: float = 300.0,
+    timeout: float | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Report:
     """Check an implementation of the loss, or the backends of this installation.
@@ -71,8 +71,11 @@ def verify(
         Results must not depend on them.
     problem : int, optional
         Only this problem of the one case named.
-    timeout : float
-        Seconds that a process may take for one problem, before that is a breach.
+    timeout : float, optional
+        Seconds that what has a name may take in its process for one problem, before that is a
+        breach, and to start; 300 by default. A callable is called in this process, where nothing
+        could end it and leave the rest running, so that a timeout for it is an error: name it, or
+        end the whole test (pytest-timeout).
     progress : callable, optional
         Is told what comes next, the steps done and all steps.
 
@@ -85,13 +88,17 @@ def verify(
     Raises
     ------
     ValueError
-        An unknown implementation, profile, backend, dtype or case, a thread count below 1 or a
-        negative seed.
+        An unknown implementation, profile, backend, dtype or case, a thread count below 1, a
+        negative seed, or a timeout that cannot be kept; a name whose module cannot be imported, or
+        whose process ends or gives no answer before the first problem; an environment variable of
+        fastxent's that holds nothing usable.
     ImportError
-        A package of the extra, the library of an adapter, or the module of an implementation is
-        missing, or bfloat16 was asked for without ml_dtypes.
+        A package of the extra or the library of an adapter is missing, or bfloat16 was asked for
+        without ml_dtypes.
     TypeError
-        `impl` cannot be called.
+        `impl` cannot be called, or is a class.
+    KeyboardInterrupt
+        It was interrupted; the exception's `report` has what was found until then.
 
     Examples
     --------
@@ -109,6 +116,9 @@ def verify(
     >>> verify(plain, cases=["forty_zero"], profile="strict").results[0].verdict
     'BREACH'
     """
+    from .extra import check_extra
+
+    check_extra("fastxent verify", ["scipy"])
     from .case import DEFAULT, FULL, QUICK, Level
     from .run import run
     from .selection import select
@@ -131,32 +141,37 @@ def verify(
         seed=seed,
         thread_counts=thread_counts,
         problem=problem,
+        timeout=timeout,
     )
-    return run(
-        selection, level=level, seed=seed, problem=problem, timeout=timeout, progress=progress
-    )
+    return run(selection, level=level, seed=seed, problem=problem, progress=progress)
 
 
 def assert_verified(impl: Impl | None = None, **options: Any) -> Report:
     """Assert in a test that an implementation, or this installation, is right.
 
     Takes what `verify` takes. The error message lists every breach: the case, input, got, wanted,
-    error, bound, and the command that repeats it.
+    error, bound, and the command that repeats it. What the implementation raises is a breach, and
+    so is SystemExit; KeyboardInterrupt stays what it is.
+
+    A callable runs in this process, and a `timeout` for it is a ValueError. What has a name
+    ("my_module:my_loss") runs in a process of its own, which may hang or crash.
 
     Raises
     ------
     AssertionError
         Something is wrong, or nothing was checked.
+    ValueError, TypeError, ImportError
+        As `verify`.
 
     Examples
     --------
     >>> from fastxent.verify import assert_verified
     >>> report = assert_verified("cython", cases=["gaussian", "trouble"])
     """
-    from .reports.words import failure_text
-
     report = verify(impl, **options)
     if not report.ok:
+        from .reports.words import failure_text
+
         raise AssertionError(failure_text(report))
     return report
 

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import fastxent
+from fastxent.backends import check_backend
 
 from .case import DTYPES, LOG_SOFTMAX, LOGSUMEXP, OPTIONS, SOFTMAX
+from .errors import LoadError
 
 BACKENDS: Final = ("cython", "numba")
 # Keywords beside those in OPTIONS that a problem can do without.
@@ -19,14 +21,6 @@ KEYWORDS: Final = ("out", "ignore_index", "n_threads", "axis")
 USUAL_DTYPES: Final = ("float32", "float64")
 # Numba compiles these apart, some ten seconds for each precision.
 _SLOW_WITH_NUMBA: Final = frozenset({"label_smoothing", "temperature", "softcap"})
-
-
-class ImplementationError(ValueError):
-    """A name on the command line leads to nothing that can be called."""
-
-
-class LoadError(ValueError):
-    """A module of an implementation could not be imported."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,8 +89,14 @@ def from_callable(
     """An implementation from f(logits, labels) -> (losses, grad_logits).
 
     Of its parameters, those called as a keyword in `KEYWORDS` or `OPTIONS` are taken to mean the
-    same as in `fastxent.cross_entropy_with_grad`, and problems with them are put to it.
+    same as in `fastxent.cross_entropy_with_grad`, and problems with them are put to it. TypeError
+    for what cannot be called, and for a class.
     """
+    if inspect.isclass(function):
+        raise TypeError(
+            f"impl must be a function or an object that can be called, not the class "
+            f"{function.__name__}; pass an instance of it"
+        )
     if not callable(function):
         raise TypeError(f"impl must be callable, not {type(function).__name__}")
     try:
@@ -117,9 +117,7 @@ def named(argument: str) -> Implementation:
     from .adapters import ADAPTERS, check_installed
 
     if argument in BACKENDS:
-        if argument not in fastxent.available_backends():
-            raise ValueError(f"backend {argument!r} is not available in this installation")
-        return backend_implementation(argument)
+        return backend_implementation(check_backend(argument))
     if argument in ADAPTERS:
         check_installed(argument)
     else:
@@ -134,7 +132,7 @@ def _nothing(logits: Any, labels: Any) -> tuple[Any, Any]:
 def load(argument: str) -> Implementation:
     """The implementation that the command line calls `argument`: what `named` stands for.
 
-    ImplementationError where a module has no such function; any error of its import.
+    LoadError where a module has no such function; any error of its import.
     """
     from .adapters import ADAPTERS, adapter
 
@@ -147,13 +145,14 @@ def load(argument: str) -> Implementation:
     for part in path.split("."):
         if not hasattr(found, part):
             known = ", ".join(_public_callables(found)) or "no public function"
-            raise ImplementationError(f"{module_name} has no {part!r}; it has {known}")
+            raise LoadError(f"{module_name} has no {part!r}; it has {known}")
         found = getattr(found, part)
     if isinstance(found, Implementation):
         return replace(found, name=argument, argument=argument)
-    if not callable(found):
-        raise ImplementationError(f"a {type(found).__name__} cannot be called")
-    return from_callable(found, argument, argument)
+    try:
+        return from_callable(found, argument, argument)
+    except TypeError as error:
+        raise LoadError(str(error)) from None
 
 
 def _module_and_path(argument: str) -> tuple[str, str]:

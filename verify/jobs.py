@@ -1,8 +1,9 @@
 """Runs of several implementations, each in a process of its own where it has a name.
 
 A process may end (an implementation reads past an array) or hang. That is a breach of the problem
-it was at, and another process goes on behind it. Results are those of a run in one process: they
-depend neither on the processes nor on their order.
+it was at, and another process goes on behind it. Where that happens before the first problem, the
+implementation did not start: a StartError, and nothing is verified. Results are those of a run in
+one process: they depend neither on the processes nor on their order.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from .case import Case, dtype_named
-from .implementation import Implementation, LoadError
+from .errors import HarnessError, LoadError, StartError
+from .implementation import Implementation
 from .profile import bound_of
 from .result import Breach, Result
 from .steps import Begun, Event, Key, Settings, run_steps, steps
@@ -31,8 +33,18 @@ Progress = Callable[[str, int, int], None]
 # A process starts in the folder of its parent, which may hold a folder of the same name: -P.
 _PROGRAM: Final = "from fastxent.verify.worker import main; main()"
 _LAST_WORDS: Final = 12
+_LAST_BYTES: Final = 1 << 16
 _MOST_TIMEOUTS: Final = 3
-_BAD_ADDRESS: Final = ("SIGSEGV", "SIGBUS")
+# What a signal that ends a process says of it.
+_HINTS: Final = {
+    "SIGSEGV": ": memory outside of the arrays was read or written",
+    "SIGBUS": ": memory outside of the arrays was read or written",
+    "SIGKILL": ": from outside, as where memory runs out",
+}
+# Seconds that Python and the harness may take to start, on a busy machine, whatever the time-out of
+# the implementation; and that a process may take to end once it says nothing more.
+_HARNESS_TIMEOUT: Final = 120.0
+_END_TIMEOUT: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +57,14 @@ class Job:
     settings: Settings
     path: tuple[str, ...] = ()
     n_timeouts: int = 0  # of the processes before
+
+
+@dataclass(frozen=True, slots=True)
+class Starting:
+    """What a process is at before its first problem."""
+
+    argument: str
+    when: str
 
 
 def run_job(
@@ -63,7 +83,10 @@ class Run:
     settings: Settings
     timeout: float
     progress: Progress | None = None
+    # What may fail to start without ending the run, which says so in `notes`: the peers.
+    optional: frozenset[str] = frozenset()
     results: list[Result] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     _total: int = 0
     _done: int = 0
     _events: queue.Queue[tuple[str, Any]] = field(default_factory=queue.Queue)
@@ -120,36 +143,51 @@ class Run:
         self._done = min(self._done + 1, self._total)
 
     def _in_process(self, job: Job) -> None:
+        """A job to its end, in as many processes as that takes."""
         try:
             left: Job | None = job
+            ended: Result | None = None
             while left is not None and not self._stopped.is_set():
-                left = self._one_process(left)
+                try:
+                    left, ended = self._one_process(left)
+                except LoadError as error:
+                    if ended is not None:  # it has started before
+                        ended.notes.add(f"what was left is not checked: {error}")
+                    elif set(job.arguments) <= self.optional:
+                        self.notes.append(f"not checked: {error}")
+                    else:
+                        raise
+                    left = None
             self._events.put(("finished", None))
         except BaseException as error:
             self._events.put(("failed", error))
 
-    def _one_process(self, job: Job) -> Job | None:
-        """Follow one process to its end; the job that is left if it ended too early."""
-        at: Begun | None = None
+    def _one_process(self, job: Job) -> tuple[Job | None, Result | None]:
+        """Follow one process to its end; what is left if it ended too early, and its breach."""
+        at: Begun | Starting | None = None
         done: set[Key] = set(job.settings.done)
         caught: set[str] = set()
         with Worker(job) as worker:
             for event in worker.events(self.timeout, self._stopped):
+                if isinstance(event, Exception):
+                    raise event
+                if isinstance(event, Starting):
+                    at = event
+                    continue
                 if isinstance(event, Begun):
                     at = event
-                elif isinstance(event, LoadError):
-                    raise LoadError(f"--impl {', '.join(job.arguments)}: {event}")
-                elif isinstance(event, Exception):
-                    raise event
                 else:
                     done |= {(each.case, each.dtype, each.implementation) for each in event}
                     caught |= {each.implementation for each in event if each.breaches}
                 self._events.put(("event", event))
             if worker.is_complete or self._stopped.is_set():
-                return None
+                return None, None
             said = worker.end()
         if at is None:
-            raise RuntimeError(f"{', '.join(job.arguments)} could not be verified: {said}")
+            raise HarnessError(f"the harness did not start: {said}")
+        if isinstance(at, Starting):
+            advice = "; a longer --timeout gives it more" if worker.is_too_late else ""
+            raise StartError(f"--impl {at.argument} did not start: {at.when} {said}{advice}")
         result = self._ended(at, said)
         self._events.put(("event", [result]))
         done.add((at.case, at.dtype, at.implementation))
@@ -157,14 +195,15 @@ class Run:
         n_timeouts = job.n_timeouts + worker.is_too_late
         if n_timeouts >= _MOST_TIMEOUTS:
             result.notes.add(f"{at.implementation} was given up after {_MOST_TIMEOUTS} time-outs")
-            return None
+            return None, result
         arguments = job.arguments
         if job.settings.until_breach:
             arguments = tuple(each for each in arguments if each not in caught)
         if not arguments:
-            return None
+            return None, result
         settings = replace(job.settings, done=frozenset(done))
-        return replace(job, settings=settings, arguments=arguments, n_timeouts=n_timeouts)
+        left = replace(job, settings=settings, arguments=arguments, n_timeouts=n_timeouts)
+        return left, result
 
     def _ended(self, at: Begun, said: str) -> Result:
         case = next(case for case in self.cases if case.name == at.case)
@@ -215,31 +254,38 @@ class Worker:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
-    def events(self, timeout: float, stopped: threading.Event) -> Iterator[Event | Exception]:
+    def events(
+        self, timeout: float, stopped: threading.Event
+    ) -> Iterator[Event | Starting | Exception]:
         """What it says, until it ends, says nothing for `timeout` seconds, or is stopped."""
         found: queue.Queue[Any] = queue.Queue()
         self._reader = threading.Thread(target=self._read, args=(found,), daemon=True)
         self._reader.start()
+        allowed = max(timeout, _HARNESS_TIMEOUT)
         waited = 0.0
-        while True:
+        while not stopped.is_set():
             try:
                 event = found.get(timeout=0.2)
             except queue.Empty:
                 waited += 0.2
-                if stopped.is_set() or (waited > 1 and self._process.poll() is not None):
+                if waited > 1 and self._process.poll() is not None:
                     return
-                if waited > timeout:
-                    self._problem = f"no answer within {timeout:g} s"
-                    self._kill()
+                if waited > allowed:
+                    self._give_up(f"no answer within {allowed:g} s")
                     return
                 continue
             waited = 0.0
+            allowed = timeout
             if event is None:
                 return
             if event == "complete":
                 self.is_complete = True
                 return
             yield event
+
+    def _give_up(self, problem: str) -> None:
+        self._problem = problem
+        self._kill()
 
     def _read(self, found: queue.Queue[Any]) -> None:
         assert self._process.stdout is not None
@@ -256,20 +302,32 @@ class Worker:
 
     def end(self) -> str:
         """How it ended, and the last that it wrote."""
-        code = self._process.wait()
+        if not self._problem:
+            try:
+                self._process.wait(_END_TIMEOUT)
+            except subprocess.TimeoutExpired:
+                self._give_up("what the process said could not be read, and it did not end")
         if self._problem:
             return self._problem
+        code = self._process.returncode
         if code < 0:
-            name = signal.Signals(-code).name
-            hint = (
-                ": memory outside of the arrays was read or written"
-                if name in ("SIGSEGV", "SIGBUS")
-                else ""
-            )
-            return f"the process was ended by {name}{hint}"
-        self._stderr.seek(0)
-        words = self._stderr.read().decode(errors="replace").strip().splitlines()[-_LAST_WORDS:]
-        return f"the process ended with exit status {code}: {' / '.join(words)}"
+            name = _signal_name(-code)
+            return f"the process was ended by {name}{_HINTS.get(name, '')}"
+        words = " / ".join(self._last_lines())
+        return f"the process ended with exit status {code}{f': {words}' if words else ''}"
+
+    def _last_lines(self) -> list[str]:
+        size = self._stderr.seek(0, os.SEEK_END)
+        self._stderr.seek(max(0, size - _LAST_BYTES))
+        text = self._stderr.read().decode(errors="replace").strip()
+        return text.splitlines()[-_LAST_WORDS:]
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most of those for real time have no name
+        return f"signal {number}"
 
 
 def _n_processes() -> int:

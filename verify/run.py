@@ -11,7 +11,7 @@ import fastxent
 from .case import HALVES, QUICK, Level
 from .implementation import BACKENDS, Implementation
 from .jobs import Run
-from .result import Report, Result
+from .result import InterruptedRunError, Report, Result
 from .selection import Selection
 from .steps import Settings
 
@@ -24,10 +24,12 @@ def run(
     level: Level,
     seed: int,
     problem: int | None,
-    timeout: float,
     progress: Progress | None,
 ) -> Report:
-    """Run what was selected; the results are in the order of cases, implementations and dtypes."""
+    """Run what was selected; the results are in the order of cases, implementations and dtypes.
+
+    InterruptedRunError, a KeyboardInterrupt, has what was found until the user stopped it.
+    """
     started = time.perf_counter()
     settings = Settings(
         profile=selection.profile,
@@ -36,26 +38,35 @@ def run(
         quick=level == QUICK,
         problem=problem,
     )
-    whole = Run(selection.cases, settings, timeout, progress)
+    whole = Run(selection.cases, settings, selection.timeout, progress, selection.peers)
     apart = [each for each in selection.implementations if each.argument]
     # Longest first: Numba has to compile.
     longest_first = sorted(apart, key=lambda each: each.name != "numba")
-    whole.apart([g for each in longest_first for g in _groups(each, selection.dtypes[each.name])])
-    for each in selection.implementations:
-        if not each.argument:
-            whole.here(each, selection.dtypes[each.name])
-    return Report(
+    groups = [g for each in longest_first for g in _groups(each, selection.dtypes[each.name])]
+    stopped: KeyboardInterrupt | None = None
+    try:
+        whole.apart(groups)
+        for each in selection.implementations:
+            if not each.argument:
+                whole.here(each, selection.dtypes[each.name])
+    except KeyboardInterrupt as error:
+        stopped = error
+    report = Report(
         profile=selection.profile,
         seed=seed,
         thread_counts=selection.thread_counts,
         level=level,
         results=_in_order(whole.results, selection),
-        notes=[*selection.notes, *_quick_notes(selection, level)],
+        notes=[*selection.notes, *whole.notes, *_quick_notes(selection, level)],
         seconds=time.perf_counter() - started,
         arguments={each.name: f"--impl {each.argument}" for each in apart},
         peers=selection.peers,
         environment=environment(),
+        is_complete=stopped is None,
     )
+    if stopped is not None:
+        raise InterruptedRunError(report) from stopped
+    return report
 
 
 def _groups(implementation: Implementation, dtypes: list[str]) -> list[tuple[list[str], list[str]]]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import fastxent
+from fastxent.backends import check_backend
+from fastxent.config import check_environment
 
 from .adapters import ADAPTERS, is_installed
 from .case import DTYPES, Case, Level, dtype_named
@@ -15,6 +17,7 @@ from .implementation import BACKENDS, Implementation, from_callable, named
 from .profile import PROFILES, STANDARD, STRICT, ProfileName
 from .reference import LONGDOUBLE_IS_EXTENDED
 
+_TIMEOUT: Final = 300.0
 _GET_ML_DTYPES: Final = "python -m pip install ml_dtypes"
 
 Impl = str | Callable[..., Any] | Implementation
@@ -22,13 +25,17 @@ Impl = str | Callable[..., Any] | Implementation
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What to run; `dtypes` holds those of each implementation, by its name."""
+    """What to run; `dtypes` holds those of each implementation, by its name.
+
+    timeout : seconds that a process may take for a problem
+    """
 
     cases: list[Case]
     implementations: list[Implementation]
     dtypes: dict[str, list[str]]
     profile: ProfileName
     thread_counts: tuple[int, ...]
+    timeout: float
     peers: frozenset[str]
     notes: list[str]
 
@@ -45,12 +52,19 @@ def select(
     seed: int,
     thread_counts: Sequence[int],
     problem: int | None,
+    timeout: float | None,
 ) -> Selection:
     """Look everything up; ValueError for what is unknown, ImportError for what is missing."""
+    check_environment()
     notes: list[str] = []
     implementations = _implementations(impl, peers, backends, notes)
     if profile is None:
         profile = STRICT if impl is None and not peers else STANDARD
+        if profile == STANDARD and any(each.name in BACKENDS for each in implementations):
+            notes.append(
+                "the backends are judged by profile standard, as all that is given with --impl or "
+                "--peers; --profile strict asks for their own bounds"
+            )
     if profile not in PROFILES:
         raise ValueError(
             f"profile must be one of {', '.join(map(repr, PROFILES))}, not {profile!r}"
@@ -73,6 +87,7 @@ def select(
         {each.name: _dtypes(each, dtypes, peers, notes) for each in implementations},
         profile,
         tuple(dict.fromkeys(thread_counts)),
+        _TIMEOUT if timeout is None else _checked_timeout(timeout, implementations),
         frozenset(ADAPTERS) if peers else frozenset(),
         list(dict.fromkeys(notes)),
     )
@@ -85,12 +100,7 @@ def _implementations(
     notes: list[str],
 ) -> list[Implementation]:
     available = fastxent.available_backends()
-    for name in backends or ():
-        if name not in available:
-            raise ValueError(
-                f"backend must be one of {', '.join(map(repr, available))} here, not {name!r}"
-            )
-    asked: list[Impl] = list(backends or ())
+    asked: list[Impl] = [check_backend(name) for name in backends or ()]
     if impl is not None:
         is_one = isinstance(impl, str | Implementation) or callable(impl)
         if not is_one and not isinstance(impl, Sequence):
@@ -119,6 +129,31 @@ def _implementations(
                 "Implementation with another name"
             )
     return found
+
+
+def _checked_timeout(timeout: float, implementations: list[Implementation]) -> float:
+    """A time-out that is kept; ValueError for one that is none, or that nothing could keep."""
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+        raise TypeError(f"timeout must be a number of seconds, not {timeout!r}")
+    if not timeout > 0:
+        raise ValueError(f"timeout must be more than 0 seconds, not {timeout!r}")
+    for each in implementations:
+        if not each.argument:
+            raise ValueError(
+                f"timeout={timeout:g} cannot be kept for {each.name}, which is called in this "
+                f"process: what ended it would end all else. Pass its name, {_name_of(each)!r}, "
+                "for a process of its own, or leave timeout out"
+            )
+    return timeout
+
+
+def _name_of(implementation: Implementation) -> str:
+    """What the command line may call a callable, if that can be known."""
+    function = implementation.with_grad
+    module = getattr(function, "__module__", None) or "__main__"
+    path = getattr(function, "__qualname__", "<")
+    is_known = module != "__main__" and "<" not in path
+    return f"{module}:{path}" if is_known else "MODULE:FUNCTION"
 
 
 def _is_among(impl: Impl, others: list[Impl]) -> bool:

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import time
-import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
 from .calls import BadCallError, Caller, Outcome
 from .case import (
     CROSS_ENTROPY,
-    LOG_SOFTMAX,
-    LOGSUMEXP,
     PACKED,
-    SOFTMAX,
     Array,
     Case,
     DType,
     Problem,
 )
 from .checks import check_error, check_problem
+from .errors import said
 from .implementation import Implementation
 from .judge import Judge
 from .profile import STANDARD, STRICT, ProfileName, bound_of, demand
@@ -31,7 +27,6 @@ from .reference import Expected, expected
 from .reference.derivative import loss_derivatives
 from .result import Breach, Point, Result
 
-FUNCTIONS = (SOFTMAX, LOG_SOFTMAX, LOGSUMEXP)
 # Derivatives of this many elements in a problem, and only of rows up to this long, since each
 # takes a loss of its own.
 _DERIVATIVES = 12
@@ -128,9 +123,15 @@ def check_case(
     ]
     if case.sweep is not None:
         for implementation, result in zip(implementations, results, strict=True):
-            yield Begun(case.name, dtype.name, implementation.name, 0)
-            for note in case.sweep(implementation, result, settings.thread_counts):
+            notes = case.sweep(implementation, result, settings.thread_counts)
+            note: str | None = ""
+            while note is not None:
                 yield Begun(case.name, dtype.name, implementation.name, 0, note)
+                try:
+                    note = next(notes, None)
+                except _raised_by_implementations(settings) as error:
+                    result.add(Breach(f"raised {said(error)}"))
+                    note = None
     else:
         index = -1
         for index, problem in enumerate(case.problems(dtype, settings.seed)):
@@ -186,12 +187,12 @@ def _put(
             result.points.append(Point(*_shape(problem), *errors))
         except BadCallError as error:
             result.add(Breach(str(error), index, problem.note))
-        except Exception as error:
-            said = _said(error)
-            if settings.profile == STANDARD and _is_unusual(problem):
-                result.left_out.add(f"refuses this ({said})")
+        except _raised_by_implementations(settings) as error:
+            is_refusal = isinstance(error, Exception) and _is_unusual(problem)
+            if settings.profile == STANDARD and is_refusal:
+                result.left_out.add(f"refuses this ({said(error)})")
             else:
-                result.add(Breach(f"raised {said}", index, problem.note))
+                result.add(Breach(f"raised {said(error)}", index, problem.note))
 
 
 def _missing(
@@ -226,14 +227,13 @@ def _missing(
     return ""
 
 
-def _said(error: Exception) -> str:
-    """An exception, and the line that raised it."""
-    try:
-        text = str(error)
-    except Exception:
-        text = "an error that cannot be printed"
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {text} ({Path(frame.filename).name}, line {frame.lineno})"
+def _raised_by_implementations(settings: Settings) -> tuple[type[BaseException], ...]:
+    """What is a breach where it is raised.
+
+    sys.exit is: it would end a test without a failure. A KeyboardInterrupt is the user's, but not
+    in a process that no terminal knows of.
+    """
+    return (BaseException,) if settings.is_apart else (Exception, SystemExit)
 
 
 def _is_unusual(problem: Problem) -> bool:

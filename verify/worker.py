@@ -9,12 +9,12 @@ import threading
 import time
 import traceback
 import warnings
-from pathlib import Path
 
 from .case import QUICK
 from .cases import cases_named
-from .implementation import BACKENDS, ImplementationError, LoadError, load
-from .jobs import Job, run_job
+from .errors import HarnessError, LoadError, StartError, said
+from .implementation import BACKENDS, Implementation, load
+from .jobs import Job, Starting, run_job
 from .profile import STRICT
 
 
@@ -32,11 +32,15 @@ def main() -> None:
         pickle.dump(event, events)
         events.flush()
 
-    try:
-        implementations = [load(argument) for argument in job.arguments]
-    except BaseException as error:  # a module may do anything while it is imported
-        say(LoadError(_load_text(error)))
-        return
+    implementations = []
+    for argument in job.arguments:
+        say(Starting(argument, "while it was imported"))
+        try:
+            implementations.append(_loaded(argument))
+        except LoadError as error:
+            say(error)
+            return
+    say(Starting(job.arguments[-1], "before its first problem"))
     if job.settings.profile == STRICT and set(job.arguments) <= set(BACKENDS):
         warnings.simplefilter("error")  # ours give none
     try:
@@ -44,18 +48,27 @@ def main() -> None:
             say(event)
         say("complete")
     except Exception:  # not the implementation's: what that raises is a breach
-        say(RuntimeError(f"the harness failed\n{traceback.format_exc()}"))
+        say(HarnessError(f"the harness failed\n{traceback.format_exc()}"))
 
 
-def _load_text(error: BaseException) -> str:
-    """What is wrong with a module; where, if that is not in its own words."""
-    if isinstance(error, ImplementationError):
-        return str(error)
-    place = ""
-    frames = traceback.extract_tb(error.__traceback__)
-    if not isinstance(error, SyntaxError | ImportError) and frames:
-        place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
-    return f"the module cannot be imported: {type(error).__name__}: {error}{place}"
+def _loaded(argument: str) -> Implementation:
+    """The implementation of this name; LoadError, naming it, where there is none."""
+    module = argument.partition(":")[0]
+    try:
+        return load(argument)
+    except LoadError as error:
+        raise LoadError(f"--impl {argument}: {error}") from None
+    except BaseException as error:  # a module may do anything while it is imported
+        is_missing = isinstance(error, ModuleNotFoundError) and (
+            f"{module}.".startswith(f"{error.name}.")
+        )
+        # The line is in the words of these already.
+        text = said(error, where=not isinstance(error, SyntaxError | ImportError))
+        if is_missing:
+            text += "; it has to be installed, or to lie in this folder"
+        raise (LoadError if is_missing else StartError)(
+            f"--impl {argument}: the module cannot be imported: {text}"
+        ) from None
 
 
 def _end_with(parent: int) -> None:
