@@ -3,24 +3,66 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import contextlib
+import os
 import sys
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Iterator, Sequence
+from typing import Final, NoReturn
 
 import fastxent
 
 _NEEDED: Final = ("typer", "rich", "scipy")
+# As a shell says of what SIGINT and SIGPIPE have ended.
+INTERRUPTED: Final = 130
+_PIPE_CLOSED: Final = 141
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the program; exit status 2 for a wrong command or where `verify` lacks packages."""
+    """Run the program.
+
+    Exit status 2 for a wrong command, where `verify` lacks packages, and where standard output
+    cannot be written; 130 after Ctrl-C, 141 where a pipe was closed; `verify` has others besides.
+    """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if given[:1] == ["verify"]:
-        _verify(given[1:])
-        return
+    try:
+        if given[:1] == ["verify"]:
+            _verify(given[1:])
+            return
+        with printing():
+            _run(given)
+    except KeyboardInterrupt:
+        stop("fastxent: interrupted", INTERRUPTED)
+
+
+def stop(message: str, status: int = 2) -> NoReturn:
+    """End the program with a line on standard error."""
+    with contextlib.suppress(OSError):
+        print(message, file=sys.stderr, flush=True)
+    raise SystemExit(status)
+
+
+@contextlib.contextmanager
+def printing() -> Iterator[None]:
+    """End the program where standard output cannot be written: a full disk, a closed pipe."""
+    if sys.stdout is None:  # it was closed before the program started
+        stop("fastxent: standard output cannot be written: it is closed")
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
+        # Python flushes once more at the end, and says so where that fails, too.
+        with contextlib.suppress(OSError), open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):  # by the reader, who has seen enough
+            raise SystemExit(_PIPE_CLOSED) from None
+        stop(f"fastxent: standard output cannot be written: {error.strerror}")
+
+
+def _run(arguments: list[str]) -> None:
     parser = _parser()
-    if parser.parse_args(given).command == "config":
+    if parser.parse_args(arguments).command == "config":
         fastxent.show_config()
     else:
         parser.print_help()
@@ -47,14 +89,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _verify(arguments: list[str]) -> None:
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        print(
-            f"fastxent verify needs {', '.join(missing)}: python -m pip install "
-            "'fastxent[verify]' (from a checkout: '.[verify]')",
-            file=sys.stderr,
-        )
-        raise SystemExit(2)
+    from .verify.extra import check_extra
+
+    try:
+        check_extra("fastxent verify", _NEEDED)
+    except ImportError as error:
+        stop(str(error))
     from .verify.commands import app
 
-    app(args=arguments, prog_name="fastxent verify")
+    with printing():  # the help; it looks after its tables itself
+        app(args=arguments, prog_name="fastxent verify")

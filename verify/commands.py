@@ -2,27 +2,44 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
+from rich.console import Console
+
+from fastxent.cli import INTERRUPTED, printing, stop
+from fastxent.config import check_environment
 
 from . import verify as run_verification
 from .case import DTYPES
 from .cases import CASES
+from .errors import HarnessError, StartError
+from .extra import check_extra
 from .profile import PROFILES
+from .reports.outputs import STANDARD_OUTPUT, Output, outputs, write_all
 from .reports.terminal import make_console, print_cases, print_report, progress_bar
-from .reports.writers import check_target
-from .result import Report
+from .reports.words import verdict_text
+from .reports.writers import printable
+from .result import InterruptedRunError, Report
+
+# No docstring, which `python -OO` would leave out.
+_HELP: Final = """\
+Check losses and gradients of every backend, or of any implementation, against exact values.
+
+Exit status: 0 if all is well; 1 after a breach; 2 for a wrong command, and where a report or the
+table cannot be written; 3 where nothing could be found out, since an implementation did not start;
+130 after Ctrl-C, with the reports of what was checked until then.
+"""
+NOT_STARTED: Final = 3
+_INTERRUPTED_TEXT: Final = "fastxent verify: interrupted"
 
 # The plain help, in which an option that takes no value shows no type.
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
-@app.command()
+@app.command(help=_HELP)
 def verify(
     impl: Annotated[
         list[str] | None,
@@ -62,7 +79,10 @@ def verify(
     ] = None,
     backend: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="cython or numba; may be repeated. [default: all]"),
+        typer.Option(
+            metavar="NAME",
+            help="cython or numba, beside --impl if that is given; may be repeated. [default: all]",
+        ),
     ] = None,
     dtype: Annotated[
         list[str] | None,
@@ -72,22 +92,32 @@ def verify(
     threads: Annotated[
         list[int] | None,
         typer.Option(
-            metavar="N", min=1, help="A thread count; may be repeated. [default: 1 and 2]"
+            metavar="N",
+            min=1,
+            max=2**31 - 1,
+            help="A thread count; may be repeated. [default: 1 and 2]",
         ),
     ] = None,
     timeout: Annotated[
         float,
-        typer.Option(metavar="SECONDS", min=1, help="What one problem may take."),
+        typer.Option(
+            metavar="SECONDS",
+            min=1,
+            help="What one problem may take, and the import of what --impl names.",
+        ),
     ] = 300.0,
     json_path: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write all results as JSON.")
+        Path | None,
+        typer.Option(
+            "--json", metavar="FILE", help="Write all results as JSON; - is standard output."
+        ),
     ] = None,
     junit_path: Annotated[
-        Path | None, typer.Option("--junit", metavar="FILE", help="Write JUnit XML, for CI.")
+        Path | None, typer.Option("--junit", metavar="FILE", help="The same as JUnit XML, for CI.")
     ] = None,
     html_path: Annotated[
         Path | None,
-        typer.Option("--html", metavar="FILE", help="Write one page with tables and plots."),
+        typer.Option("--html", metavar="FILE", help="The same as one page with tables and plots."),
     ] = None,
     every: Annotated[
         bool, typer.Option("--all", help="Show every dtype, not only the worst of each case.")
@@ -104,14 +134,18 @@ def verify(
         ),
     ] = False,
 ) -> None:
-    """Check losses and gradients of every backend, or of any implementation, against exact values.
-
-    Exit status: 0 if all is well, 1 after a breach, 2 for a wrong command.
-    """
-    console = make_console()
+    """Run the command; its text is `_HELP`."""
+    paths = {"json": json_path, "junit": junit_path, "html": html_path}
+    # A report on standard output is alone there.
+    console = make_console(stderr=STANDARD_OUTPUT in paths.values())
     if list_cases:
-        print_cases(list(CASES), console)
+        with printing():
+            print_cases(list(CASES), console)
         return
+    try:
+        check_environment()
+    except ValueError as error:
+        stop(f"fastxent verify: {error}")
     if self_test:
         others = {
             "--impl": impl,
@@ -122,18 +156,14 @@ def verify(
             "--backend": backend,
             "--dtype": dtype,
             "--full": full,
-            "--json": json_path,
-            "--junit": junit_path,
-            "--html": html_path,
+            **{f"--{kind}": path for kind, path in paths.items()},
         }
-        _self_test(
-            seed, threads or (1, 2), every, [name for name, given in others.items() if given]
-        )
+        given = [name for name, value in others.items() if value]
+        _self_test(seed, threads or (1, 2), every, given, console)
         return
-    paths = {"json": json_path, "junit": junit_path, "html": html_path}
     try:
         # Before the run, which would be for nothing otherwise.
-        writers = [_writer(name, path) for name, path in paths.items() if path is not None]
+        asked = outputs(paths)
         with progress_bar(console) as progress:
             report = run_verification(
                 impl,
@@ -150,34 +180,42 @@ def verify(
                 timeout=timeout,
                 progress=progress,
             )
+    except InterruptedRunError as stopped:
+        report = stopped.report
+    except KeyboardInterrupt:
+        stop(_INTERRUPTED_TEXT, INTERRUPTED)
+    except (StartError, HarnessError) as error:
+        stop(f"fastxent verify: {error}", NOT_STARTED)
     except (ValueError, ImportError, OSError) as error:
         raise typer.BadParameter(str(error)) from None
-    print_report(report, console, every=every)
-    for write in writers:
-        console.print(f"{write(report)} has been written", markup=False, soft_wrap=True)
-    if not report.ok:
-        raise typer.Exit(1)
-
-
-def _writer(name: str, path: Path) -> Callable[[Report], Path]:
-    """What writes this kind of report; OSError or ImportError where it could not."""
-    check_target(path)
     try:
-        # Each has packages of its own, and matplotlib takes half a second.
-        module = importlib.import_module(f".reports.{name}", __package__)
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f"--{name} needs {error.name}: python -m pip install 'fastxent[verify]'"
-        ) from error
-
-    def write(report: Report) -> Path:
-        getattr(module, f"write_{name}")(report, path)
-        return path
-
-    return write
+        status = _finish(report, asked, console, every)
+    except KeyboardInterrupt:
+        stop(_INTERRUPTED_TEXT, INTERRUPTED)
+    raise typer.Exit(status)
 
 
-def _self_test(seed: int, threads: Sequence[int], every: bool, others: list[str]) -> None:
+def _finish(report: Report, asked: list[Output], console: Console, every: bool) -> int:
+    """Write the reports and print the table; the exit status."""
+    # The reports first: where the table cannot be printed, they are what is left.
+    written, failed = write_all(asked, report)
+    with printing():
+        if report.results:
+            print_report(report, console, every=every)
+        else:
+            console.print(verdict_text(report))
+        for line in written:
+            console.print(printable(line), markup=False, soft_wrap=True)
+    if failed:
+        stop("\n".join(f"fastxent verify: {line}" for line in failed))
+    if not report.is_complete:
+        return INTERRUPTED
+    return 0 if report.ok else 1
+
+
+def _self_test(
+    seed: int, threads: Sequence[int], every: bool, others: list[str], console: Console
+) -> None:
     """Run the self-test of the harness, or say that an option does not go with it."""
     from .faults.self_test import run_self_test
     from .faults.terminal import print_self_test
@@ -186,13 +224,17 @@ def _self_test(seed: int, threads: Sequence[int], every: bool, others: list[str]
         raise typer.BadParameter(
             f"--self-test goes with --seed, --threads and --all, not with {', '.join(others)}"
         )
-    console = make_console()
-    if importlib.util.find_spec("mpmath") is None:
-        raise typer.BadParameter(
-            "--self-test needs mpmath: python -m pip install 'fastxent[verify]'"
-        )
-    with progress_bar(console) as progress:
-        found = run_self_test(seed=seed, thread_counts=threads, every=every, progress=progress)
-    print_self_test(found, console)
+    try:
+        check_extra("--self-test", ["mpmath"])
+        with progress_bar(console) as progress:
+            found = run_self_test(seed=seed, thread_counts=threads, every=every, progress=progress)
+    except KeyboardInterrupt:
+        stop(_INTERRUPTED_TEXT, INTERRUPTED)
+    except (StartError, HarnessError) as error:
+        stop(f"fastxent verify: {error}", NOT_STARTED)
+    except (ImportError, OSError) as error:
+        raise typer.BadParameter(str(error)) from None
+    with printing():
+        print_self_test(found, console)
     if not found.ok:
         raise typer.Exit(1)

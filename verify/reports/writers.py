@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -25,7 +26,7 @@ def check_target(path: str | Path) -> None:
     """OSError, naming the path, where a file cannot be written: to be called before a long run."""
     target = Path(path)
     with _errors_naming(target):
-        if not _is_special(target):
+        if not is_special(target):
             descriptor, name = _temporary_beside(target)
             os.close(descriptor)
             os.unlink(name)
@@ -40,7 +41,7 @@ def write_text(path: str | Path, text: str) -> None:
     target = Path(path)
     data = text.encode()
     with _errors_naming(target):
-        if _is_special(target):
+        if is_special(target):
             target.write_bytes(data)
             return
         descriptor, name = _temporary_beside(target)
@@ -49,7 +50,7 @@ def write_text(path: str | Path, text: str) -> None:
                 file.write(data)
             if target.exists():
                 os.chmod(name, stat.S_IMODE(target.stat().st_mode))
-            os.replace(name, target.resolve())
+            os.replace(name, os.path.realpath(target))
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(name)
@@ -62,7 +63,7 @@ def _errors_naming(target: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        folder = target.resolve().parent
+        folder = Path(os.path.realpath(target)).parent
         if isinstance(error, FileNotFoundError) and not folder.is_dir():
             reason = f"there is no folder {folder}"
         elif isinstance(error, IsADirectoryError):
@@ -70,14 +71,16 @@ def _errors_naming(target: Path) -> Iterator[None]:
         raise type(error)(f"{target} cannot be written: {reason}") from error
 
 
-def _is_special(target: Path) -> bool:
+def is_special(target: Path) -> bool:
     """Whether this is a terminal, a pipe or the like, which has no place for a file beside it."""
     return target.exists() and not target.is_file() and not target.is_dir()
 
 
 def _temporary_beside(target: Path) -> tuple[int, str]:
     """A new file in the folder of the target, behind symbolic links: open, and its name."""
-    target = target.resolve()
+    target = Path(os.path.realpath(target))
+    if target.is_symlink():  # what it leads to would have been here
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
     if target.is_dir():
         raise IsADirectoryError
     if target.exists() and not os.access(target, os.W_OK):
