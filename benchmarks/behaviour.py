@@ -30,7 +30,10 @@ def main() -> None:
     parser.add_argument("backend")
     parser.add_argument("--smoke", action="store_true", help="grow 10-fold, with few calls")
     arguments = parser.parse_args()
-    fastxent.set_backend(arguments.backend)
+    try:
+        fastxent.set_backend(arguments.backend)
+    except ValueError as error:
+        parser.error(str(error))
     if arguments.smoke:
         numbers = {**growth(10), **beside_a_busy_process(20)}
     else:

@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from fastxent.verify.reports.writers import check_target, write_text
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 import fastxent
+from fastxent.config import check_environment
 
 Call = Callable[[], Any]
 
@@ -139,10 +141,19 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the medians and ratios to this file")
     parser.add_argument("--smoke", action="store_true", help="small shapes, few rounds")
     arguments = parser.parse_args()
+    try:
+        check_environment()
+        if arguments.json:
+            check_target(arguments.json)  # not after all has been measured
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
     records = list(measure(arguments.smoke))
     Console(width=None if Console().is_terminal else 180).print(table_of(records))
     if arguments.json:
-        arguments.json.write_text(json.dumps(records, indent=1))
+        try:
+            write_text(arguments.json, json.dumps(records, indent=1))
+        except OSError as error:
+            parser.exit(2, f"{parser.prog}: error: {error}\n")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from case import Case
+from fastxent.verify.reports.writers import check_target, write_text
 from requirements import BACKENDS, BEHAVIOURS, THREADS, Measure, Requirement, requirements
 from rich.table import Table
 from summarise import (
@@ -32,9 +33,12 @@ from summarise import (
     duration,
     of_limit,
     print_table,
+    read_results,
     read_timings,
     times_faster,
 )
+
+from fastxent.config import check_environment
 
 HERE: Final = Path(__file__).resolve().parent
 
@@ -71,17 +75,29 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="few rows: a trial of the machinery")
     arguments = parser.parse_args()
     backends = (arguments.backend,) if arguments.backend else BACKENDS
-    if arguments.results:
-        results = json.loads(arguments.results.read_text())
-    else:
-        results = measure(backends, arguments.smoke)
+    not_written = ""
+    try:
+        if arguments.json:
+            check_target(arguments.json)  # not after 15 minutes
+        if arguments.results:
+            results = read_results(arguments.results)
+        else:
+            check_environment()
+            results = measure(backends, arguments.smoke)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
     if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=1))
+        try:
+            write_text(arguments.json, json.dumps(results, indent=1))
+        except OSError as error:
+            not_written = f"{parser.prog}: error: {error}\n"
     verdicts = [
         *judge_timings(requirements(arguments.smoke), read_timings(results), backends),
         *judge_behaviours(results.get("behaviour", {}), backends),
     ]
     print_table(as_table(verdicts))
+    if not_written:
+        parser.exit(2, not_written)
 
 
 def measure(backends: Iterable[str], smoke: bool) -> dict[str, Any]:

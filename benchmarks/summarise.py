@@ -47,6 +47,19 @@ class Row:
     times_peer: float | None
 
 
+def read_results(path: Path) -> dict[str, Any]:
+    """What --benchmark-json, or reach.py, wrote; OSError or ValueError, naming the path."""
+    try:
+        results = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise OSError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON, which --benchmark-json writes: {error}") from error
+    if not isinstance(results, dict) or "benchmarks" not in results:
+        raise ValueError(f"{path} has no results of benchmarks, which --benchmark-json writes")
+    return results
+
+
 def read_timings(results: dict[str, Any]) -> Timings:
     """Cases and their contenders, in the order in which they were timed."""
     timings: Timings = defaultdict(dict)
@@ -142,7 +155,10 @@ def print_table(table: Table) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Ratios from the results of the benchmarks.")
     parser.add_argument("results", type=Path, help="what --benchmark-json wrote")
-    results = json.loads(parser.parse_args().results.read_text())
+    try:
+        results = read_results(parser.parse_args().results)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
     print_table(as_table(summarise(read_timings(results))))
 
 

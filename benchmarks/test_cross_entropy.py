@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, astuple, fields
 from typing import Any
 
 import pytest
@@ -17,9 +17,10 @@ _LONGER = pytest.mark.benchmark(max_time=0.4, min_rounds=7)
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     smoke, reach, threads = map(metafunc.config.getoption, ("smoke", "reach", "threads"))
+    # pytest-benchmark keeps parameters beside the results, and knows numbers and text only.
     parameters = [
         pytest.param(
-            case,
+            *astuple(case),
             name,
             id=f"{case.test_id}-{name}",
             marks=() if smoke or contender.kind == "peer" else _LONGER,
@@ -28,7 +29,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         for name, contender in CONTENDERS.items()
         if contender.can_do(case)
     ]
-    metafunc.parametrize(("case", "contender"), parameters)
+    names = [field.name for field in fields(Case)]
+    metafunc.parametrize((*names, "contender"), parameters)
+
+
+@pytest.fixture
+def case(operation: str, dtype: str, shape: str, threads: int) -> Case:
+    return Case(operation, dtype, shape, threads)
 
 
 @pytest.fixture

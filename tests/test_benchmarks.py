@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -137,3 +138,145 @@ def test_reach_judges_growth_and_a_busy_core(tmp_path: Path) -> None:
     assert found["time a logit, 1000 times the rows", "1", "<= 2"] == ("1.2", "met")
     assert found["median beside a busy process", "2", "<= 3"] == ("3.5", "SHORT")
     assert found["extra bytes a row, many rows", "1", "<= 64"] == ("-", "missing")
+
+
+# ---- what is wrong is said before anything is measured -------------------------------------------
+
+
+def run(folder: Path, *command: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=folder,
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("reach.py --json no/folder", "no/folder cannot be written: there is no folder"),
+        ("reach.py --json .", ". cannot be written: it is a folder"),
+        ("options.py --smoke --json no/folder", "no/folder cannot be written: there is no folder"),
+        ("reach.py --results nothing", "nothing cannot be read: No such file or directory"),
+        ("reach.py --results text", "text is no JSON, which --benchmark-json writes: Expecting"),
+        ("summarise.py nothing", "nothing cannot be read: No such file or directory"),
+        ("summarise.py text", "text is no JSON, which --benchmark-json writes: Expecting"),
+        ("summarise.py list", "list has no results of benchmarks, which --benchmark-json writes"),
+        ("behaviour.py fortran", "backend must be one of 'cython', 'numba', not 'fortran'"),
+    ],
+)
+def test_a_program_says_what_is_wrong_before_it_measures(
+    tmp_path: Path, command: str, message: str
+) -> None:
+    (tmp_path / "text").write_text("no JSON")
+    (tmp_path / "list").write_text("[]")
+    program, *options = command.split()
+    done = run(tmp_path, str(BENCHMARKS / program), *options)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"\n{program}: error: {message}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("program", ["reach.py", "options.py"])
+@pytest.mark.parametrize("name", ["FASTXENT_ISA", "FASTXENT_BACKEND", "FASTXENT_NUM_THREADS"])
+def test_a_program_says_what_is_wrong_with_the_environment(
+    tmp_path: Path, program: str, name: str
+) -> None:
+    done = run(tmp_path, str(BENCHMARKS / program), "--smoke", **{name: "nonsense"})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{program}: error: {name}='nonsense'" in done.stderr
+
+
+def test_a_table_is_shown_where_its_results_cannot_be_kept(tmp_path: Path) -> None:
+    (tmp_path / "results").write_text(json.dumps({"benchmarks": []}))
+    command = (str(BENCHMARKS / "reach.py"), "--results", "results", "--json", "/dev/full")
+    done = run(tmp_path, *command)
+    assert done.returncode == 2
+    assert "0 met, 0 SHORT" in done.stdout
+    assert done.stderr == (
+        "reach.py: error: /dev/full cannot be written: No space left on device\n"
+    )
+
+
+# ---- pytest-benchmark ----------------------------------------------------------------------------
+
+
+def run_benchmarks(
+    folder: Path, *options: str, select: str = "cython and 32x100 and softmax", **env: str
+) -> subprocess.CompletedProcess[str]:
+    pytest.importorskip("pytest_benchmark", reason="the extra 'bench' brings it")
+    command = ("pytest", str(BENCHMARKS / "test_cross_entropy.py"), "--smoke", "-k", select)
+    return run(folder, "-P", "-m", *command, "-q", "-p", "no:cacheprovider", *options, **env)
+
+
+@pytest.fixture(scope="module")
+def old_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results as another machine, or another version of the benchmarks, would have them."""
+    folder = tmp_path_factory.mktemp("results")
+    done = run_benchmarks(folder, "--threads", "1", "--benchmark-json=new.json")
+    assert done.returncode == 0, done.stdout
+    results = json.loads((folder / "new.json").read_text())
+    results["machine_info"] |= {"node": "another", "fastxent": {"fastxent is in": "/elsewhere"}}
+    (folder / "old.json").write_text(json.dumps(results))
+    return folder
+
+
+def test_facts_of_the_installation_are_none_of_the_machine(old_results: Path) -> None:
+    results = json.loads((old_results / "new.json").read_text())
+    assert "fastxent" not in results["machine_info"]
+    assert "versions" in results["commit_info"]["fastxent"]
+
+
+def test_parameters_are_kept_as_numbers_and_text(old_results: Path) -> None:
+    results = json.loads((old_results / "new.json").read_text())
+    assert results["benchmarks"][0]["params"] == {
+        "operation": "softmax",
+        "dtype": "float32",
+        "shape": "32x100",
+        "threads": 1,
+        "contender": "cython",
+    }
+    assert "UNSERIALIZABLE" not in json.dumps(results)
+
+
+def test_results_are_compared_with_those_of_another_installation(
+    tmp_path: Path, old_results: Path
+) -> None:
+    compared = f"--benchmark-compare={old_results / 'old.json'}"
+    done = run_benchmarks(tmp_path, "--threads", "1", compared)
+    assert done.returncode == 0, done.stdout
+    assert "INTERNALERROR" not in done.stdout
+    assert "(NOW)" in done.stdout
+
+
+def test_results_are_compared_in_the_root_without_what_the_tests_need(
+    tmp_path: Path, old_results: Path
+) -> None:
+    missing = "raise ModuleNotFoundError(\"No module named 'hypothesis'\", name='hypothesis')"
+    (tmp_path / "hypothesis.py").write_text(missing)
+    files = [str(old_results / name) for name in ("old.json", "new.json")]
+    command = ("-m", "pytest_benchmark", "compare", *files)
+    done = run(BENCHMARKS.parent, "-P", *command, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "softmax" in done.stdout
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "two", "99999999999"])
+def test_a_number_of_threads_that_is_none_is_one_message(tmp_path: Path, count: str) -> None:
+    done = run_benchmarks(tmp_path, f"--threads={count}")
+    assert done.returncode == 4
+    said = [line for line in (done.stdout + done.stderr).splitlines() if "error" in line]
+    assert [line.partition("pytest: ")[2] for line in said] == [
+        f"error: argument --threads: it must be an integer of at least 1, not {count!r}"
+    ]
+
+
+def test_benchmarks_say_what_is_wrong_with_the_environment(tmp_path: Path) -> None:
+    done = run_benchmarks(tmp_path, FASTXENT_NUM_THREADS="many")
+    assert done.returncode == 4
+    assert "ERROR: FASTXENT_NUM_THREADS='many' is not a number of threads" in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
