@@ -181,6 +181,7 @@ class _Kind(NamedTuple):
     losses: str
 
 
+@np.errstate(all="ignore")  # a longdouble may be beyond float64
 def _weights(value: Any, kind: _Kind) -> Array:
     """Weights as a float64 array."""
     name, shape = kind.name, kind.shape
@@ -220,6 +221,7 @@ def _weights(value: Any, kind: _Kind) -> Array:
     return wide
 
 
+@np.errstate(all="ignore")  # a weight may be subnormal in float32
 def class_weights(
     value: Any, n_classes: int, batch: tuple[int, ...], logits: np.dtype[Any]
 ) -> Array:

@@ -430,7 +430,8 @@ def _denominator(state: PartialState, asked: Asked, reduction: str) -> float:
         return float(valid.sum())
     weights = state.numbers[:, _LABEL_WEIGHT]
     if state.sample_weight is not None:
-        weights = weights * state.sample_weight
+        with np.errstate(all="ignore"):  # a product of small weights may be subnormal
+            weights = weights * state.sample_weight
     return math.fsum(weights[valid])
 
 

@@ -110,7 +110,7 @@ def row_stats(
     losses, table = _describe(batch)
 
     def column(k: int) -> Array:
-        with np.errstate(over="ignore"):  # what float32 cannot hold is inf
+        with np.errstate(all="ignore"):  # what float32 cannot hold is inf, subnormal or 0
             values: Array = table[:, k].reshape(shape).astype(dtype)
         return values
 

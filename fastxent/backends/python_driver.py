@@ -283,7 +283,7 @@ def _run_program(
         else:
             run(kernel, packed, n_rows, n_rows, 1)
     if losses is not None:
-        with np.errstate(over="ignore"):  # a loss beyond the largest float32 is inf
+        with np.errstate(all="ignore"):  # a loss beyond float32 is inf, subnormal or 0
             losses[...] = wide_losses.reshape(losses.shape)
     return -1, denominator, float(totals[0])
 
