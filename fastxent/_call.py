@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -17,6 +20,10 @@ from ._validation import Destination, as_planes, as_rows, check_out, logits_arra
 from .backends.context import OUTPUT_NOTHING, Options
 
 NO_LABELS: Final = object()
+
+# What takes a whole state a row is done for so many rows at a time, whose states are 4 MiB:
+# row_stats of 10^6 x 2 float32 took 227 ms, in parts of half the size 222, at once 263.
+ROWS_AT_A_TIME: Final = 1 << 15
 _LAST: Final = -1
 
 
@@ -73,8 +80,8 @@ class Batch:
     """The arguments of a call in the form that the kernels take, or a clear error."""
 
     __slots__ = (
-        "_ignore_index", "_ignored", "_labels", "_planes", "_rows", "_target", "asked", "axis",
-        "logits", "options", "plan", "shape",
+        "_first_row", "_given", "_ignore_index", "_ignored", "_target", "asked", "axis", "logits",
+        "options", "plan", "shape",
     )  # fmt: skip
 
     def __init__(
@@ -90,23 +97,23 @@ class Batch:
     ) -> None:
         has_labels = labels is not NO_LABELS
         self.logits, self.axis = logits_array(logits, axis, labels if has_labels else None)
-        self._labels = as_array(labels, "labels") if has_labels else None
+        given = as_array(labels, "labels") if has_labels else None
         array, class_axis = self.logits, self.axis
+        self._given = given, array, class_axis
+        self._first_row = 0
         n_classes = array.shape[class_axis]
         self.plan: Plan = make_plan(array.size // n_classes, n_classes, backend, n_threads)
         self.shape = array.shape[:class_axis] + array.shape[class_axis + 1 :]
         self._ignore_index = ignore_index
         self._target, self._ignored = None, None
-        if self._labels is not None:
-            self._target, self._ignored = make_target(self._labels, array, class_axis, ignore_index)
+        if given is not None:
+            self._target, self._ignored = make_target(given, array, class_axis, ignore_index)
         self.asked = asked
         self.options: Options | None = None
         if asked is not None:
             has_indices = self._target is not None and not self.has_probs
             with backends.driver.default_float_mode():  # as the kernels compute
                 self.options = make_options(asked, array, class_axis, has_indices, reduction)
-        self._planes: Array | None = None
-        self._rows: Array | None = None
 
     @property
     def has_probs(self) -> bool:
@@ -116,7 +123,7 @@ class Batch:
     @property
     def labels(self) -> Array | None:
         """The labels as they were passed."""
-        return self._labels
+        return self._given[0]
 
     @property
     def ignored(self) -> Array:
@@ -125,6 +132,24 @@ class Batch:
             return np.zeros(self.shape, np.bool_)
         mask: Array = (self._target == self._ignored).reshape(self.shape)
         return mask
+
+    def parts(self) -> Iterator[tuple[slice, Batch]]:
+        """The rows in order, up to ROWS_AT_A_TIME of them, each time as a batch of one axis."""
+        logits = as_rows(self.logits, self.axis)
+        for first in range(0, len(logits), ROWS_AT_A_TIME):
+            rows = slice(first, first + ROWS_AT_A_TIME)
+            part = copy.copy(self)
+            part._first_row = first
+            part.logits, part.axis = logits[rows], 1
+            part.shape = part.logits.shape[:1]
+            if self._target is not None:
+                part._target = self._target[rows]
+            if self.options is not None and self.options.row_weights is not None:
+                part.options = self.options._replace(row_weights=self.options.row_weights[rows])
+            # some chunks for every thread, though few rows with few classes are one for the plan
+            share = -(-part.shape[0] // (8 * self.plan.n_threads))
+            part.plan = replace(self.plan, chunk=min(self.plan.chunk, share))
+            yield rows, part
 
     def evaluate(
         self,
@@ -138,7 +163,7 @@ class Batch:
         array, class_axis, plan = self.logits, self.axis, self.plan
         options = options or self.options
         if out is not None:
-            check_out(out, array, self._labels)
+            check_out(out, array, self.labels)
         takes_planes = task == "loss" and backends.takes_planes(
             array.dtype, array.shape[class_axis], self.has_probs, output_kind, options
         )
@@ -160,9 +185,11 @@ class Batch:
             reduction == "mean" or divides_sum, planes is not None, task, options,
         )  # fmt: skip
         assert answer is not None  # they are in the form that the kernels take
-        if answer[0] >= 0 and self._labels is not None:
+        labels, logits, axis = self._given
+        if answer[0] >= 0 and labels is not None:
             is_shard = options is not None and options.n_labels > array.shape[class_axis]
-            raise bad_row(answer[0], self._labels, array, class_axis, self._ignore_index, is_shard)
+            row = self._first_row + answer[0]
+            raise bad_row(row, labels, logits, axis, self._ignore_index, is_shard)
         empty = "nan" if self.asked is None else self.asked.empty
         with backends.driver.default_float_mode():
             loss = reduced(losses, answer, reduction, empty, divides_sum)

@@ -11,7 +11,7 @@ from typing import Any, Final, Never
 import numpy as np
 
 from . import backends
-from ._call import Batch
+from ._call import ROWS_AT_A_TIME, Batch
 from ._keywords import own_keywords, refuse
 from ._options import Asked, denominator_of
 from ._plan import make_plan
@@ -37,7 +37,7 @@ class PartialState:
     """What a shard of the classes, or several, leave behind of every row.
 
     It can be pickled and sent elsewhere; `merge` joins it with others, `finish` makes losses of it.
-    `max_logit`, `sum_exp` and `has_label` say what it has seen.
+    `max_logit`, `sum_exp` and `has_label` say what it has seen. It holds 16 float64 numbers a row.
 
     Examples
     --------
@@ -208,7 +208,6 @@ def merge(*states: PartialState) -> PartialState:
     first = states[0]
     for k, state in enumerate(states[1:], 1):
         _check_alike(first, state, k)
-    numbers = np.ascontiguousarray(np.stack([state.numbers for state in states], axis=1))
     classes = tuple(sorted(span for state in states for span in state.classes))
     for (_, stop), (start, _) in itertools.pairwise(classes):
         if start < stop:
@@ -216,8 +215,15 @@ def merge(*states: PartialState) -> PartialState:
                 f"class {start} is in more than one of the states: the shards overlap, or one was "
                 "merged twice; check class_offset"
             )
-    _run(first, "merge", numbers)
-    merged = np.ascontiguousarray(numbers[:, 0, :])
+    merged = np.empty_like(first.numbers)
+    n_rows = max(1, ROWS_AT_A_TIME // len(states))
+    room = np.empty((min(n_rows, len(merged)), len(states), STATE_SIZE))
+    for start in range(0, len(merged), n_rows):
+        rows = slice(start, start + n_rows)
+        numbers = room[: len(merged) - start]
+        np.stack([state.numbers[rows] for state in states], axis=1, out=numbers)
+        _run(first, "merge", numbers, rows)
+        merged[rows] = numbers[:, 0, :]
     return dataclasses.replace(first, numbers=merged, classes=classes)
 
 
@@ -263,7 +269,7 @@ def finish(
     asked = _finishing(state, reduction, normalizer, mean_over, empty)
     denominator = _denominator(state, asked, reduction)
     losses = np.empty(state.shape, state.dtype) if reduction == "none" else None
-    _, total = _run(state, "finish", np.ascontiguousarray(state.numbers[:, None, :]), losses)
+    _, total = _run(state, "finish", _as_segments(state), losses=losses)
     return reduced(losses, (-1, denominator, total), reduction, empty, normalizer is not None)
 
 
@@ -345,8 +351,10 @@ def finish_grad(
         )
     n_classes = batch.logits.shape[batch.axis]
     n_segments = -(-n_classes // SEGMENT)
-    states = np.zeros((math.prod(state.shape), n_segments, STATE_SIZE))
-    states[:, 0, :] = state.numbers
+    states = _as_segments(state)
+    if n_segments > 1:
+        states = np.zeros((len(state.numbers), n_segments, STATE_SIZE))
+        states[:, 0, :] = state.numbers
     denominator = _denominator(state, asked, reduction)
     if reduction != "mean" and normalizer is None:
         denominator = 1.0
@@ -435,15 +443,24 @@ def _denominator(state: PartialState, asked: Asked, reduction: str) -> float:
     return math.fsum(weights[valid])
 
 
+def _as_segments(state: PartialState) -> Array:
+    """A state as the kernels take it: a copy only where a pickle left it read-only."""
+    return np.require(state.numbers, np.float64, "CAW")[:, None, :]
+
+
 def _run(
-    state: PartialState, task: str, numbers: Array, losses: Array | None = None
+    state: PartialState,
+    task: str,
+    numbers: Array,
+    rows: slice = slice(None),
+    losses: Array | None = None,
 ) -> tuple[float, float]:
     """Run a task on states alone: the kernels see rows of one class that they do not read."""
     n_rows = len(numbers)
     logits = np.broadcast_to(np.zeros((1, 1), state.dtype), (n_rows, 1))
     target: Array = logits if state.has_probs else np.zeros(n_rows, np.int64)
     options = Options(
-        row_weights=state.sample_weight,
+        row_weights=None if state.sample_weight is None else state.sample_weight[rows],
         label_scale=1.0 - state.label_smoothing,
         smoothing=state.label_smoothing,
         z_loss=state.z_loss,
@@ -453,9 +470,9 @@ def _run(
     )
     backend = state.backend if state.backend in backends.available_backends() else None
     plan = make_plan(n_rows, 1, backend, 1)
-    rows = None if losses is None else losses.reshape(-1)
+    flat = None if losses is None else losses.reshape(-1)
     answer = backends.evaluate(
-        plan, logits, target, None, rows, None, OUTPUT_NOTHING, False, task=task, options=options
+        plan, logits, target, None, flat, None, OUTPUT_NOTHING, False, task=task, options=options
     )
     assert answer is not None
     return answer[1], answer[2]

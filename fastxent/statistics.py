@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Never
+import math
+from typing import Any, Final, NamedTuple, Never
 
 import numpy as np
 
-from ._call import NO_LABELS, Batch
+from ._call import NO_LABELS, ROWS_AT_A_TIME, Batch
 from ._keywords import own_keywords, refuse
 from ._options import asked_for
 from ._reduce import result_dtype
 from ._validation import Array
 from .backends.context import STATE_SIZE, Options
+
+# Where `rows_describe` puts them in the state of a row.
+_LABEL_LOG_PROB: Final = 1
+_ARGMAX: Final = 3
+_FLOATS: Final = {
+    "logsumexp": 0, "label_log_prob": _LABEL_LOG_PROB, "entropy": 2, "max_prob": 4,
+}  # fmt: skip
 
 
 class RowStats(NamedTuple):
@@ -106,44 +114,40 @@ def row_stats(
     asked = asked_for(class_weight, sample_weight, label_smoothing, temperature, softcap, z_loss)
     given = NO_LABELS if labels is None else labels
     batch = Batch(logits, given, axis, backend, n_threads, ignore_index, asked, "none")
-    shape, dtype = batch.shape, result_dtype(batch.logits)
-    losses, table = _describe(batch)
-
-    def column(k: int) -> Array:
+    n_rows, dtype = math.prod(batch.shape), result_dtype(batch.logits)
+    floats = {name: np.empty(n_rows, dtype) for name in _FLOATS}
+    argmax = np.empty(n_rows, np.int64)
+    losses = np.empty(n_rows, dtype)
+    states = np.empty((min(n_rows, ROWS_AT_A_TIME), 1, STATE_SIZE))
+    for rows, part in batch.parts():
+        losses[rows], table = _describe(part, states)
+        argmax[rows] = table[:, _ARGMAX]
         with np.errstate(all="ignore"):  # what float32 cannot hold is inf, subnormal or 0
-            values: Array = table[:, k].reshape(shape).astype(dtype)
-        return values
-
-    argmax = table[:, 3].reshape(shape).astype(np.int64)
-    label_log_prob, correct = None, None
+            for name, k in _FLOATS.items():
+                floats[name][rows] = table[:, k]
+            if batch.has_probs and class_weight is not None:
+                # with weights the sum over the probabilities is a weighted one
+                plain = (part.options or Options())._replace(class_weights=None, class_masses=None)
+                floats["label_log_prob"][rows] = _describe(part, states, plain)[1][
+                    :, _LABEL_LOG_PROB
+                ]
+    columns: dict[str, Any] = {
+        name: column.reshape(batch.shape)
+        for name, column in (*floats.items(), ("losses", losses), ("argmax", argmax))
+    }
+    found = columns["argmax"]
     if batch.labels is None:
-        losses = None
+        columns |= {"losses": None, "label_log_prob": None, "correct": None}
     elif batch.has_probs:
-        label_log_prob = column(1)
-        if class_weight is not None:
-            # with weights the sum over the probabilities is a weighted one
-            plain = (batch.options or Options())._replace(class_weights=None, class_masses=None)
-            table = _describe(batch, plain)[1]
-            label_log_prob = column(1)
-        correct = argmax == np.argmax(batch.labels, axis=batch.axis)
+        columns["correct"] = found == np.argmax(batch.labels, axis=batch.axis)
     else:
-        label_log_prob = column(1)
-        correct = (argmax == batch.labels) & (argmax >= 0)
-    return RowStats(
-        losses=losses,
-        logsumexp=column(0),
-        label_log_prob=label_log_prob,
-        entropy=column(2),
-        argmax=argmax,
-        correct=correct,
-        max_prob=column(4),
-    )
+        columns["correct"] = (found == batch.labels) & (found >= 0)
+    return RowStats(**columns)
 
 
-def _describe(batch: Batch, options: Options | None = None) -> tuple[Any, Array]:
-    """The losses, and what `rows_describe` leaves behind for each row."""
-    n_rows = int(np.prod(batch.shape, dtype=np.int64))
-    states = np.zeros((n_rows, 1, STATE_SIZE))
-    options = (options or batch.options or Options())._replace(states=states)
-    losses, _ = batch.evaluate("none", task="describe", options=options)
+def _describe(part: Batch, states: Array, options: Options | None = None) -> tuple[Any, Array]:
+    """The losses, and what `rows_describe` leaves behind for each row: in `states`."""
+    states = states[: len(part.logits)]
+    options = (options or part.options or Options())._replace(states=states)
+    losses, _ = part.evaluate("none", task="describe", options=options)
     return losses, states[:, 0, :]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -38,3 +39,11 @@ def eager_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads and small chunks for small work too, so that tests of threads stay quick."""
     monkeypatch.setattr("fastxent._plan._WORK_PER_THREAD", 1)
     monkeypatch.setattr("fastxent._plan._WORK_PER_CHUNK", 64)
+
+
+@pytest.fixture(params=["compiled driver", "Python driver"])
+def driver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both drivers: they take any kernel by its address."""
+    if request.param == "Python driver":
+        python_driver = importlib.import_module("fastxent.backends.python_driver")
+        monkeypatch.setattr("fastxent.backends.driver", python_driver)

@@ -12,18 +12,10 @@ import pytest
 from support import FLOATS, Array, run_python, same_bits
 
 import fastxent
-from fastxent import backends
-from fastxent.backends import python_driver
 
 both_drivers = pytest.mark.usefixtures("driver")
 every_float = pytest.mark.parametrize("dtype", FLOATS, ids=str)
 Call = Callable[[], Any]
-
-
-@pytest.fixture(params=["compiled driver", "Python driver"])
-def driver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.param == "Python driver":
-        monkeypatch.setattr(backends, "driver", python_driver)
 
 
 def extreme_logits(dtype: Any) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import pickle
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -335,6 +336,53 @@ def test_a_state_keeps_its_weights_whatever_becomes_of_theirs() -> None:
     before = fastxent.finish(kept)
     weights[:] = 0
     assert fastxent.finish(kept) == before
+
+
+def test_a_state_out_of_a_read_only_pickle_is_as_good() -> None:
+    buffers: list[Any] = []
+    kept = state(sample_weight=np.arange(4.0))
+    data = pickle.dumps(kept, protocol=5, buffer_callback=buffers.append)
+    again = pickle.loads(data, buffers=[bytes(buffer) for buffer in buffers])
+    assert not again.numbers.flags.writeable
+    assert fastxent.finish(again) == fastxent.finish(kept)
+    assert fastxent.finish(fastxent.merge(again)) == fastxent.finish(kept)
+    assert same_bits(
+        fastxent.finish_grad(again, LOGITS, LABELS), fastxent.finish_grad(kept, LOGITS, LABELS)
+    )
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_rows_done_a_few_at_a_time_have_the_same_bits(
+    backend: str, n_threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits = random_logits((3, 17, 9))
+    labels = np.random.default_rng(0).integers(0, 9, (3, 17))
+    labels[1, 3] = -1
+    weights: dict[str, Any] = {
+        "class_weight": np.linspace(0, 2, 9), "sample_weight": np.arange(51.0).reshape(3, 17),
+        "backend": backend, "n_threads": n_threads,
+    }  # fmt: skip
+    shards = [
+        fastxent.partial(logits[..., k : k + 3], labels, class_offset=k, ignore_index=-1)
+        for k in (0, 3, 6)
+    ]
+
+    def results() -> list[Array]:
+        with_labels = fastxent.row_stats(logits, labels, ignore_index=-1, **weights)
+        with_probs = fastxent.row_stats(logits, random_probs((3, 17, 9)), **weights)
+        without = fastxent.row_stats(logits, **weights | {"class_weight": None})
+        found = [*with_labels, *with_probs, *without, fastxent.merge(*shards).numbers]
+        return [array for array in found if array is not None]
+
+    want = results()
+    for n_rows in (1, 7, 50, 51):
+        for module in ("_call", "statistics", "partial"):
+            monkeypatch.setattr(sys.modules[f"fastxent.{module}"], "ROWS_AT_A_TIME", n_rows)
+        assert all(same_bits(a, b) for a, b in zip(results(), want, strict=True))
+    monkeypatch.setattr("fastxent._call.ROWS_AT_A_TIME", 7)
+    labels[2, 5] = labels[2, 16] = 9
+    with pytest.raises(ValueError, match=r"labels\[2, 5\] is 9"):
+        fastxent.row_stats(logits, labels, ignore_index=-1, **weights)
 
 
 def test_a_product_with_large_vectors_is_not_lost(backend: str) -> None:

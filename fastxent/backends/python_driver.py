@@ -184,13 +184,14 @@ def _run_program(
         return None
     states = given.states
     if any(extent == SEGMENTS for _, extent in program.steps):
-        if states is None and n_segments == 1:
+        if states is None:
+            if n_segments == 1:
+                return None
+            states = np.zeros((n_rows, n_segments, STATE_SIZE))
+        elif states.shape[1] != n_segments:
             return None
-        if states is not None and states.shape[1] != n_segments:
-            return None
-    if states is None:
-        states = np.zeros((n_rows, n_segments, STATE_SIZE))
-    n_segments = states.shape[1]
+    if states is not None:
+        n_segments = states.shape[1]
     if n_rows == 0:
         denominator = max(given.denominator, 0.0)
         is_refused = mean and given.refuses_empty and denominator == 0
@@ -226,7 +227,7 @@ def _run_program(
         else _strides_of(given.partners, program.layout)[0],
         partners_element=given.partners_element,
         losses=_address_of(wide_losses),
-        states=_address_of(states),
+        states=_address_or_0(states),
         totals=_address_of(totals),
     )
     arrays = (logits, target, output, given, wide_losses, states, totals)
