@@ -69,7 +69,17 @@ def reduced(
         return np.float64(0.0 if empty == "zero" else np.nan)
     if reduction == "mean" or divides_sum:
         return np.float64(backends.driver.quotient(total, denominator))
-    return np.float64(total) if reduction == "sum" else losses
+    if reduction == "sum":
+        return np.float64(total)
+    return None if losses is None else as_result(losses)
+
+
+def as_result(values: Array) -> Any:
+    """Values as they are returned: one without an axis as a number that `json` takes."""
+    if values.ndim:
+        return values
+    # a numpy.float64 is a float; a numpy.float32 is none, and an array of no axes no number
+    return values.item() if values.dtype.kind in "bi" else np.float64(values)
 
 
 def result_dtype(logits: Array) -> type[Any]:

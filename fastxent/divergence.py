@@ -52,7 +52,8 @@ def kl_divergence_with_logits(
     Returns
     -------
     numpy.float64, or for reduction="none" an array of `logits`' shape without the class axis
-        Nats; the array is float64 for float64 logits, float32 otherwise.
+        Nats; the array is float64 for float64 logits, float32 otherwise, and of a single row a
+        numpy.float64.
 
     Raises
     ------

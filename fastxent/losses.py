@@ -97,8 +97,9 @@ def cross_entropy(
     Returns
     -------
     numpy.float64, or for reduction="none" an array of `logits`' shape without the class axis
-        Natural logarithms (nats). The array is float64 for float64 logits, float32 otherwise;
-        sum and mean are accumulated in float64 in a fixed order.
+        Natural logarithms (nats). The array is float64 for float64 logits, float32 otherwise; a
+        number that stands alone, of a single row of one axis too, is always a numpy.float64, which
+        `json` takes. Sum and mean are accumulated in float64 in a fixed order.
 
     Raises
     ------
@@ -264,7 +265,7 @@ def softmax_cross_entropy_with_logits(
     backend: str | None = None,
     n_threads: int | None = None,
     **unknown: Never,
-) -> Array:
+) -> Any:
     """A loss for every row, from probabilities: TensorFlow's function of this name.
 
         loss = sum_j labels_j * (logsumexp(logits) - logits_j)
@@ -282,7 +283,7 @@ def softmax_cross_entropy_with_logits(
     Returns
     -------
     losses : array of `logits`' shape without the class axis
-        float64 for float64 logits, float32 otherwise.
+        float64 for float64 logits, float32 otherwise; of a single row a numpy.float64.
 
     Raises
     ------
@@ -302,8 +303,7 @@ def softmax_cross_entropy_with_logits(
     floats = _labels_of_kind(
         labels, logits, "fV", "probabilities as floats; for class indices there is sparse_" + _NAME
     )
-    losses: Array = call(logits, floats, axis, backend, n_threads, reduction="none")[0]
-    return losses
+    return call(logits, floats, axis, backend, n_threads, reduction="none")[0]
 
 
 @own_keywords
@@ -314,7 +314,7 @@ def sparse_softmax_cross_entropy_with_logits(
     backend: str | None = None,
     n_threads: int | None = None,
     **unknown: Never,
-) -> Array:
+) -> Any:
     """A loss for every row, from class indices: TensorFlow's function of this name.
 
         loss = logsumexp(logits) - logits_label
@@ -329,7 +329,7 @@ def sparse_softmax_cross_entropy_with_logits(
     Returns
     -------
     losses : array shaped like `labels`
-        float64 for float64 logits, float32 otherwise.
+        float64 for float64 logits, float32 otherwise; of a single row a numpy.float64.
 
     Raises
     ------
@@ -348,8 +348,7 @@ def sparse_softmax_cross_entropy_with_logits(
     integers = _labels_of_kind(
         labels, logits, "iu", "class indices as integers; for probabilities there is " + _NAME
     )
-    losses: Array = call(logits, integers, -1, backend, n_threads, reduction="none")[0]
-    return losses
+    return call(logits, integers, -1, backend, n_threads, reduction="none")[0]
 
 
 _NAME: Final = "softmax_cross_entropy_with_logits"

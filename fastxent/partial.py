@@ -15,7 +15,7 @@ from ._call import ROWS_AT_A_TIME, Batch
 from ._keywords import own_keywords, refuse
 from ._options import Asked, denominator_of
 from ._plan import make_plan
-from ._reduce import Empty, MeanOver, Reduction, check_reduction, reduced, result_dtype
+from ._reduce import Empty, MeanOver, Reduction, as_result, check_reduction, reduced, result_dtype
 from ._validation import Array
 from .backends.context import (
     OUTPUT_GRADIENT,
@@ -37,7 +37,8 @@ class PartialState:
     """What a shard of the classes, or several, leave behind of every row.
 
     It can be pickled and sent elsewhere; `merge` joins it with others, `finish` makes losses of it.
-    `max_logit`, `sum_exp` and `has_label` say what it has seen. It holds 16 float64 numbers a row.
+    `max_logit`, `sum_exp` and `has_label` say what it has seen: arrays of the batch's shape, or of
+    a single row of one axis numpy.float64 and bool. It holds 16 float64 numbers a row.
 
     Examples
     --------
@@ -61,19 +62,20 @@ class PartialState:
     backend: str
 
     @property
-    def max_logit(self) -> Array:
+    def max_logit(self) -> Any:
         """The largest logit of each row so far, before softcap and temperature."""
-        return self._column(_MAXIMUM)
+        return as_result(self._column(_MAXIMUM))
 
     @property
-    def sum_exp(self) -> Array:
+    def sum_exp(self) -> Any:
         """The sum of exponentials of each row so far, relative to that of `max_logit`."""
-        return self._column(_COUNT) + self._column(_REST)
+        with np.errstate(all="ignore"):
+            return as_result(np.asarray(self._column(_COUNT) + self._column(_REST)))
 
     @property
-    def has_label(self) -> Array:
+    def has_label(self) -> Any:
         """Whether a shard with the row's label is among those merged (class indices only)."""
-        return self._column(_LABEL_COUNT) > 0
+        return as_result(np.asarray(self._column(_LABEL_COUNT) > 0))
 
     def _column(self, k: int) -> Array:
         column: Array = self.numbers[:, k].reshape(self.shape)

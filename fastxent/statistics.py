@@ -10,7 +10,7 @@ import numpy as np
 from ._call import NO_LABELS, ROWS_AT_A_TIME, Batch
 from ._keywords import own_keywords, refuse
 from ._options import asked_for
-from ._reduce import result_dtype
+from ._reduce import as_result, result_dtype
 from ._validation import Array
 from .backends.context import STATE_SIZE, Options
 
@@ -25,18 +25,20 @@ _FLOATS: Final = {
 class RowStats(NamedTuple):
     """Arrays with a number for every row; what needs labels is None without them.
 
+    Of a single row of one axis they are numbers: numpy.float64, int and bool.
+
     >>> import numpy as np, fastxent
     >>> fastxent.row_stats(np.array([[0.0, 2.0, 1.0]])).argmax
     array([1])
     """
 
-    losses: Array | None
-    logsumexp: Array
-    label_log_prob: Array | None
-    entropy: Array
-    argmax: Array
-    correct: Array | None
-    max_prob: Array
+    losses: Any
+    logsumexp: Any
+    label_log_prob: Any
+    entropy: Any
+    argmax: Any
+    correct: Any
+    max_prob: Any
 
 
 @own_keywords
@@ -82,7 +84,8 @@ def row_stats(
     -------
     RowStats
         A named tuple of arrays of `logits`' shape without the class axis: float64 for float64
-        logits, float32 otherwise, nats; argmax int64, correct bool. Without labels losses,
+        logits, float32 otherwise, nats; argmax int64, correct bool. Of a single row of one axis
+        numbers that `json` takes: numpy.float64, int and bool. Without labels losses,
         label_log_prob and correct are None. Of an ignored row all are 0, argmax is -1. Of a row
         without a softmax (NaN, +inf, -inf alone) argmax is -1, and the others are NaN but for a
         logsumexp of inf or -inf.
@@ -142,7 +145,9 @@ def row_stats(
         columns["correct"] = found == np.argmax(batch.labels, axis=batch.axis)
     else:
         columns["correct"] = (found == batch.labels) & (found >= 0)
-    return RowStats(**columns)
+    return RowStats(
+        **{name: value if value is None else as_result(value) for name, value in columns.items()}
+    )
 
 
 def _describe(part: Batch, states: Array, options: Options | None = None) -> tuple[Any, Array]:

@@ -78,6 +78,16 @@ def ulps(got: Array, want: Array, dtype: Any, scale: Array | None = None) -> flo
     return float(error.max(initial=0.0))
 
 
+def as_rows(result: Any, dtype: Any) -> Array:
+    """A number for every row as an array: of a single row of one axis it comes as a bare number."""
+    if isinstance(result, np.ndarray) and result.ndim:
+        return result
+    assert type(result) in (np.float64, int, bool)
+    array = np.asarray(result, dtype)
+    assert array == result or result != result, "the number is none of that dtype"
+    return array
+
+
 def same_bits(a: Any, b: Any) -> bool:
     x, y = np.ascontiguousarray(a), np.ascontiguousarray(b)
     return x.dtype == y.dtype and x.shape == y.shape and x.tobytes() == y.tobytes()

@@ -36,7 +36,7 @@ from fastxent.verify.reference import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
-from support import FLOATS, Array, loss_dtype, same_bits
+from support import FLOATS, Array, as_rows, loss_dtype, same_bits
 
 import fastxent
 
@@ -67,6 +67,7 @@ def softmax_of(problem: Problem) -> Softmax:
 
 def check_losses(losses: Array, want: Expected, dtype: np.dtype[Any]) -> None:
     """A loss for every row."""
+    losses = as_rows(losses, loss_dtype(dtype))
     assert losses.dtype == loss_dtype(dtype)
     assert want.losses is not None
     bound = BOUNDS[CROSS_ENTROPY][dtype.name].loss
@@ -321,7 +322,12 @@ def test_row_stats_are_exact(call: Call, with_labels: bool) -> None:
         of_the_logits = ("axis", "temperature", "softcap")
         options = {name: options[name] for name in of_the_logits if name in options}
     labels = call.labels if with_labels else None
-    stats = fastxent.row_stats(call.place.array(problem.logits), labels, **options, **call.runtime)
+    found = fastxent.row_stats(call.place.array(problem.logits), labels, **options, **call.runtime)
+    dtypes = {"argmax": np.int64, "correct": np.bool_}
+    stats = fastxent.RowStats(**{
+        name: None if field is None else as_rows(field, dtypes.get(name, loss_dtype(dtype)))
+        for name, field in found._asdict().items()
+    })  # fmt: skip
     rows = softmax_of(problem)
     kept = call.kept if with_labels else np.ones_like(call.kept)
     whole = ~np.isnan(rows.log_sum)
@@ -351,7 +357,7 @@ def test_row_stats_are_exact(call: Call, with_labels: bool) -> None:
     assert stats.losses is not None
     assert stats.label_log_prob is not None
     assert stats.correct is not None
-    check_losses(stats.losses, reference(call), dtype)
+    check_losses(found.losses, reference(call), dtype)
     if problem.has_probs:
         target = problem.labels.astype(np.float64).astype(np.longdouble)
         right = np.argmax(target, axis=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import pickle
 import sys
 from collections.abc import Callable
@@ -336,6 +337,65 @@ def test_a_state_keeps_its_weights_whatever_becomes_of_theirs() -> None:
     before = fastxent.finish(kept)
     weights[:] = 0
     assert fastxent.finish(kept) == before
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_what_is_known_of_a_single_row_are_numbers_that_json_takes(
+    backend: str, dtype: np.dtype[Any]
+) -> None:
+    rows = random_logits((2, 6), dtype)
+    row, options = rows[0], {"backend": backend}
+    probs = random_probs((2, 6))
+    state = fastxent.partial(row, 2, **options)
+    states = fastxent.partial(rows, [2, 2], **options)
+    losses: dict[str, Any] = {"reduction": "none", **options}
+    numbers: list[tuple[Any, Any]] = [
+        *zip(
+            fastxent.row_stats(row, 2, **options),
+            fastxent.row_stats(rows, [2, 2], **options),
+            strict=True,
+        ),
+        *zip(
+            fastxent.row_stats(row, probs[0], **options),
+            fastxent.row_stats(rows, probs, **options),
+            strict=True,
+        ),
+        (state.max_logit, states.max_logit),
+        (state.sum_exp, states.sum_exp),
+        (state.has_label, states.has_label),
+        (fastxent.finish(state, reduction="none"), fastxent.finish(states, reduction="none")),
+        (fastxent.cross_entropy(row, 2, **losses), fastxent.cross_entropy(rows, [2, 2], **losses)),
+        (
+            fastxent.cross_entropy(row, 2, z_loss=0.1, **losses),
+            fastxent.cross_entropy(rows, [2, 2], z_loss=0.1, **losses),
+        ),
+        (
+            fastxent.cross_entropy_with_grad(row, np.array(2), **losses)[0],
+            fastxent.cross_entropy_with_grad(rows, np.array([2, 2]), **losses)[0],
+        ),
+        (
+            fastxent.kl_divergence_with_logits(row[::-1], row, **losses),
+            fastxent.kl_divergence_with_logits(rows[:, ::-1], rows, **losses),
+        ),
+        (
+            fastxent.softmax_cross_entropy_with_logits(probs[0], row, **options),
+            fastxent.softmax_cross_entropy_with_logits(probs, rows, **options),
+        ),
+        (
+            fastxent.sparse_softmax_cross_entropy_with_logits(2, row, **options),
+            fastxent.sparse_softmax_cross_entropy_with_logits([2, 2], rows, **options),
+        ),
+        (fastxent.logsumexp(row, **options), fastxent.logsumexp(rows, **options)),
+        (fastxent.logsumexp(row, b=2), fastxent.logsumexp(rows, b=2)),
+    ]
+    for number, array in numbers:
+        assert type(number) in (np.float64, int, bool)
+        assert number == array[0]
+        assert json.loads(json.dumps(number)) == number
+    for mean in (fastxent.cross_entropy(row, 2), fastxent.finish(state, reduction="sum")):
+        assert type(mean) is np.float64
+    stats = fastxent.row_stats(row, **options)
+    assert json.loads(json.dumps(stats._asdict()))["losses"] is None
 
 
 def test_a_state_out_of_a_read_only_pickle_is_as_good() -> None:
