@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import math
+from pathlib import Path
 from typing import Any
 
 import mpmath
@@ -257,3 +260,14 @@ def test_targets_of_any_mass_keep_the_digits_of_the_gradient(
     parts = mass.sum(1, keepdims=True) * softmax
     larger = np.maximum(parts, mass).astype(dtype)
     assert (abs(gradient - (parts - mass)) <= 4 * np.spacing(larger)).all()
+
+
+def test_float16_gradients_underflow_and_are_saved_as_the_numerics_page_says() -> None:
+    page = Path(__file__).resolve().parents[1] / "docs" / "numerics.md"
+    section = page.read_text(encoding="utf-8").split("## Gradients in 16 bits")[1]
+    code = section.split("```python\n")[1].split("```")[0]
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(code, {})
+    want = [line.split("# ")[1] for line in code.splitlines() if line.startswith("print(")]
+    assert printed.getvalue().split() == want == ["4.25%", "0.00%", "0.00%", "0.00%"]
