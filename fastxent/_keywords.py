@@ -7,6 +7,7 @@ keyword exists, and `own_keywords` hides them from `inspect.signature`.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
@@ -25,6 +26,7 @@ _HERE: Final = {
     "ignore_label": "ignore_index",
     "input": "logits",
     "inputs": "logits",
+    "keepdim": "keepdims",
     "label": "labels target_logits",
     "logit_softcap": "softcap",
     "logit_softcapping": "softcap",
@@ -100,7 +102,9 @@ def _advice(keyword: str, known: list[str]) -> str:
         return f"here it is {' or '.join(_MEANINGS.get(each, each) for each in here)}"
     if word in _OTHERWISE:
         return _OTHERWISE[word]
-    import difflib
+    similar: list[str] = []
+    with contextlib.suppress(ImportError):  # no module is found any more, as after chroot
+        import difflib
 
-    similar = difflib.get_close_matches(word, known, 1)
+        similar = difflib.get_close_matches(word, known, 1)
     return f"is it {similar[0]}?" if similar else f"it takes {', '.join(known)}"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Never
 
 import numpy as np
 
+from . import backends
 from ._call import NO_LABELS, call
+from ._conversion import is_masked
+from ._keywords import own_keywords, refuse
 from ._plan import make_plan
 from ._reduce import as_result, result_dtype
 from ._scaled import log_scaled_sum
@@ -15,6 +18,7 @@ from ._validation import Array, as_array, check_floats, check_out, normalise_axi
 from .backends.context import ELEMENTS, OUTPUT_GRADIENT, OUTPUT_LOG_SOFTMAX
 
 
+@own_keywords
 def softmax(
     logits: object,
     axis: int | tuple[int, ...] | None = -1,
@@ -22,13 +26,14 @@ def softmax(
     *,
     backend: str | None = None,
     n_threads: int | None = None,
+    **unknown: Never,
 ) -> Any:
     """exp(x_j) / sum_k exp(x_k) along an axis, or several.
 
     Parameters
     ----------
     logits : array of float16, bfloat16, float32 or float64
-        Integers and booleans are taken as float64.
+        Integers (but uint16) and booleans are taken as float64.
     axis : int, tuple of ints, or None
         The axes along which the result sums to 1; None is all of them, which SciPy has as default.
     out : numpy.ndarray, optional
@@ -56,9 +61,12 @@ def softmax(
     array([[0.25, 0.25],
            [0.25, 0.25]])
     """
+    if unknown:
+        raise refuse(unknown, softmax)
     return _normalised(logits, axis, out, backend, n_threads, OUTPUT_GRADIENT)
 
 
+@own_keywords
 def log_softmax(
     logits: object,
     axis: int | tuple[int, ...] | None = -1,
@@ -66,13 +74,14 @@ def log_softmax(
     *,
     backend: str | None = None,
     n_threads: int | None = None,
+    **unknown: Never,
 ) -> Any:
     """x_j - log(sum_k exp(x_k)) along an axis, or several.
 
     Parameters
     ----------
     logits : array of float16, bfloat16, float32 or float64
-        Integers and booleans are taken as float64.
+        Integers (but uint16) and booleans are taken as float64.
     axis : int, tuple of ints, or None
         The axes of the classes; None is all of them, which SciPy has as default.
     out : numpy.ndarray, optional
@@ -97,9 +106,12 @@ def log_softmax(
     >>> fastxent.log_softmax(np.array([40.0, 0.0]))
     array([-4.24835426e-18, -4.00000000e+01])
     """
+    if unknown:
+        raise refuse(unknown, log_softmax)
     return _normalised(logits, axis, out, backend, n_threads, OUTPUT_LOG_SOFTMAX)
 
 
+@own_keywords
 def logsumexp(
     logits: object,
     axis: int | tuple[int, ...] | None = -1,
@@ -109,13 +121,14 @@ def logsumexp(
     return_sign: bool = False,
     backend: str | None = None,
     n_threads: int | None = None,
+    **unknown: Never,
 ) -> Any:
     """log(sum_k b_k * exp(x_k)) along an axis, or several; without b, log(sum_k exp(x_k)).
 
     Parameters
     ----------
     logits : array of float16, bfloat16, float32 or float64
-        Integers and booleans are taken as float64.
+        Integers (but uint16) and booleans are taken as float64.
     axis : int, tuple of ints, or None
         The axes that are summed over; None is all of them, which SciPy has as default.
     b : array of real numbers, optional
@@ -155,16 +168,19 @@ def logsumexp(
     >>> import numpy as np, fastxent
     >>> fastxent.logsumexp(np.array([[1000.0, 1000.0], [0.0, -np.inf]]))
     array([1000.69314718,    0.        ])
-    >>> print(fastxent.logsumexp([[1, 2], [3, 4]], axis=None))
-    4.440189698561196
-    >>> fastxent.logsumexp(np.array([1.0, 2.0]), b=[1, -1], return_sign=True)
-    (np.float64(1.541324854612918), np.float64(-1.0))
+    >>> print(f"{fastxent.logsumexp([[1, 2], [3, 4]], axis=None):.6f}")
+    4.440190
+    >>> fastxent.logsumexp(np.array([2.0, 2.0]), b=[1, -2], return_sign=True)
+    (np.float64(2.0), np.float64(-1.0))
     """
+    if unknown:
+        raise refuse(unknown, logsumexp)
+    array = _as_floats(logits)
+    is_plain = b is None and keepdims is False and return_sign is False
+    if is_plain and array.size and _is_one(axis, array):
+        return call(array, NO_LABELS, axis, backend, n_threads, reduction="none")[0]
     _check_bool(keepdims, "keepdims")
     _check_bool(return_sign, "return_sign")
-    array = _as_floats(logits)
-    if b is None and not keepdims and not return_sign and array.size and _is_one(axis, array):
-        return call(array, NO_LABELS, axis, backend, n_threads, reduction="none")[0]
     check_floats(array, "logits")
     dtype, factors = result_dtype(array), None
     if b is not None:
@@ -183,12 +199,16 @@ def logsumexp(
         signs = np.where(np.isnan(values), np.nan, np.where(values == -np.inf, 0.0, 1.0))
     else:
         make_plan(1, 1, backend, n_threads)
-        values, signs = log_scaled_sum(_merged(array, axes), _merged(np.atleast_1d(factors), axes))
+        with backends.driver.default_float_mode():
+            values, signs = log_scaled_sum(
+                _merged(array, axes), _merged(np.atleast_1d(factors), axes)
+            )
         if not return_sign:
             values[signs < 0] = np.nan
 
     def result(numbers: Any) -> Any:
-        with np.errstate(all="ignore"):  # what float32 cannot hold is inf, subnormal or 0
+        # what float32 cannot hold is inf, subnormal or 0
+        with np.errstate(all="ignore"), backends.driver.default_float_mode():
             found = np.asarray(numbers).astype(dtype)
         return as_result(np.expand_dims(found, axes) if keepdims else found)
 
@@ -230,20 +250,24 @@ def _normalised(
 
 def _is_one(axis: object, array: Array) -> bool:
     """Whether one axis is asked for, of an array that has axes."""
-    return axis is not None and not isinstance(axis, tuple) and array.ndim > 0
+    return axis is not None and not isinstance(axis, tuple | list) and array.ndim > 0
 
 
 def _as_floats(logits: object) -> Array:
-    """Integers and booleans as float64, as SciPy takes them; what is no number is refused later."""
+    """Integers and booleans as float64, as SciPy takes them; what is no number is refused later.
+
+    So is uint16, as which the bits of bfloat16 come back from files.
+    """
     array = as_array(logits, "logits")
-    return array.astype(np.float64) if array.dtype.kind in "biu" else array
+    is_taken = array.dtype.kind in "biu" and array.dtype != np.uint16
+    return array.astype(np.float64) if is_taken else array
 
 
 def _axes(axis: object, ndim: int) -> tuple[int, ...]:
     """The axes in order, counted from 0; a single number is like an array of one axis."""
     if axis is None:
         return tuple(range(ndim))
-    given = axis if isinstance(axis, tuple) else (axis,)
+    given = axis if isinstance(axis, tuple | list) else (axis,)
     axes = tuple(sorted(normalise_axis(one, max(ndim, 1)) for one in given))
     if len(set(axes)) < len(axes):
         raise ValueError(f"axis {axis} names an axis twice; name each once")
@@ -267,7 +291,7 @@ def _check_bool(value: object, name: str) -> None:
 
 
 def _factors(b: object) -> Array:
-    if isinstance(b, np.ma.MaskedArray):
+    if is_masked(b):
         raise TypeError(
             "b is a masked array, whose mask would be lost; b.filled(0) leaves out what is masked"
         )

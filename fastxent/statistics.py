@@ -7,6 +7,7 @@ from typing import Any, Final, NamedTuple, Never
 
 import numpy as np
 
+from . import backends
 from ._call import NO_LABELS, ROWS_AT_A_TIME, Batch
 from ._keywords import own_keywords, refuse
 from ._options import asked_for
@@ -125,7 +126,8 @@ def row_stats(
     for rows, part in batch.parts():
         losses[rows], table = _describe(part, states)
         argmax[rows] = table[:, _ARGMAX]
-        with np.errstate(all="ignore"):  # what float32 cannot hold is inf, subnormal or 0
+        # what float32 cannot hold is inf, subnormal or 0
+        with np.errstate(all="ignore"), backends.driver.default_float_mode():
             for name, k in _FLOATS.items():
                 floats[name][rows] = table[:, k]
             if batch.has_probs and class_weight is not None:

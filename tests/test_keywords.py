@@ -31,6 +31,9 @@ FUNCTIONS: dict[Any, tuple[Any, ...]] = {
     fastxent.partial: (LOGITS, LABELS),
     fastxent.finish: (STATE,),
     fastxent.finish_grad: (STATE, LOGITS, LABELS),
+    fastxent.softmax: (LOGITS,),
+    fastxent.log_softmax: (LOGITS,),
+    fastxent.logsumexp: (LOGITS,),
 }
 
 
@@ -109,4 +112,10 @@ def test_what_is_called_otherwise_is_an_argument_of_ours() -> None:
     known = {name for function in FUNCTIONS for name in inspect.signature(function).parameters}
     for ours in _keywords._HERE.values():
         assert set(ours.split()) <= known
+    known.remove("keepdims")  # logsumexp alone has it
     assert not known & (_keywords._HERE.keys() | _keywords._OTHERWISE.keys())
+
+
+def test_a_word_means_what_the_function_has() -> None:
+    with pytest.raises(TypeError, match="'keepdim'; here it is keepdims"):
+        fastxent.logsumexp(LOGITS, keepdim=True)  # type: ignore[arg-type]
