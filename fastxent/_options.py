@@ -89,6 +89,8 @@ def make_options(
     row_weights = None
     if asked.sample_weight is not None:
         row_weights = sample_weights(asked.sample_weight, batch, n_classes)
+        if reduction == "mean" and asked.normalizer is None and asked.mean_over == "weight":
+            row_weights = brought_to_1(row_weights)
     denominator, weighs = denominator_of(
         asked, row_weights, math.prod(batch), has_labels, reduction
     )
@@ -106,6 +108,18 @@ def make_options(
         weighs=weighs,
         refuses_empty=asked.empty == "raise",
     )
+
+
+def brought_to_1(row_weights: Array) -> Array:
+    """Weights for a mean over them, which a power of two does not change: the largest is near 1.
+
+    Their products with small losses or weights of classes would be subnormal, and short of digits.
+    """
+    largest = float(row_weights.max(initial=0.0))
+    if largest == 0.0 or largest >= 0.5:
+        return row_weights
+    scaled: Array = np.ldexp(row_weights, -math.frexp(largest)[1])
+    return scaled
 
 
 def denominator_of(
@@ -264,7 +278,7 @@ def _by_class(weights: Mapping[Any, Any], n_classes: int) -> list[Any]:
                 f"class_weight has the key {key!r}, which is not one of the {n_classes} classes "
                 f"(0 to {n_classes - 1})"
             )
-        every[index] = weight
+        every[index] = _as_float(weight, f"class_weight[{key!r}]", "")
     return every
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from . import backends
 from ._call import ROWS_AT_A_TIME, Batch
 from ._keywords import own_keywords, refuse
-from ._options import Asked, denominator_of
+from ._options import Asked, brought_to_1, denominator_of
 from ._plan import make_plan
 from ._reduce import Empty, MeanOver, Reduction, as_result, check_reduction, reduced, result_dtype
 from ._validation import Array
@@ -269,10 +269,12 @@ def finish(
     if unknown:
         raise refuse(unknown, finish)
     asked = _finishing(state, reduction, normalizer, mean_over, empty)
-    denominator = _denominator(state, asked, reduction)
     losses = np.empty(state.shape, state.dtype) if reduction == "none" else None
-    _, total = _run(state, "finish", _as_segments(state), losses=losses)
-    return reduced(losses, (-1, denominator, total), reduction, empty, normalizer is not None)
+    with backends.driver.default_float_mode():  # in which the kernels compute
+        state = _for_a_mean(state, asked, reduction)
+        denominator = _denominator(state, asked, reduction)
+        _, total = _run(state, "finish", _as_segments(state), losses=losses)
+        return reduced(losses, (-1, denominator, total), reduction, empty, normalizer is not None)
 
 
 @own_keywords
@@ -357,11 +359,13 @@ def finish_grad(
     if n_segments > 1:
         states = np.zeros((len(state.numbers), n_segments, STATE_SIZE))
         states[:, 0, :] = state.numbers
-    denominator = _denominator(state, asked, reduction)
-    if reduction != "mean" and normalizer is None:
-        denominator = 1.0
-    if denominator == 0:
-        reduced(None, (-1, denominator, 0.0), reduction, empty)  # refused, if that is asked for
+    with backends.driver.default_float_mode():  # in which the kernels compute
+        state = _for_a_mean(state, asked, reduction)
+        denominator = _denominator(state, asked, reduction)
+        if reduction != "mean" and normalizer is None:
+            denominator = 1.0
+        if denominator == 0:
+            reduced(None, (-1, denominator, 0.0), reduction, empty)  # refused, if that is asked for
     options = _shard_options(batch, class_offset, states)._replace(
         row_weights=state.sample_weight, denominator=denominator
     )
@@ -428,6 +432,16 @@ def _finishing(
     return Asked(normalizer=normalizer, mean_over=mean_over, empty=empty)
 
 
+def _for_a_mean(state: PartialState, asked: Asked, reduction: str) -> PartialState:
+    """The state, with weights that the mean which is asked for does not change by."""
+    is_over_weights = type(asked.mean_over) is str and asked.mean_over == "weight"
+    if state.sample_weight is None or reduction != "mean" or asked.normalizer is not None:
+        return state
+    if not is_over_weights:
+        return state
+    return dataclasses.replace(state, sample_weight=brought_to_1(state.sample_weight))
+
+
 def _denominator(state: PartialState, asked: Asked, reduction: str) -> float:
     """What a mean divides by: as `cross_entropy` has it."""
     valid = ~state.ignored.reshape(-1)
@@ -440,14 +454,15 @@ def _denominator(state: PartialState, asked: Asked, reduction: str) -> float:
         return float(valid.sum())
     weights = state.numbers[:, _LABEL_WEIGHT]
     if state.sample_weight is not None:
-        with np.errstate(all="ignore"):  # a product of small weights may be subnormal
+        # a product of small weights may be subnormal
+        with np.errstate(all="ignore"), backends.driver.default_float_mode():
             weights = weights * state.sample_weight
     return math.fsum(weights[valid])
 
 
 def _as_segments(state: PartialState) -> Array:
     """A state as the kernels take it: a copy only where a pickle left it read-only."""
-    return np.require(state.numbers, np.float64, "CAW")[:, None, :]
+    return np.require(state.numbers, np.float64, ["C", "A", "W"])[:, None, :]
 
 
 def _run(

@@ -399,7 +399,7 @@ WRONG: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         wrong(class_weight={3: -2.0}), ValueError, r"class_weight\[3\] is -2.0",
     ),
     "class weight by class missing": (
-        wrong(class_weight={3: None}), TypeError, r"class_weight\[3\] is missing",
+        wrong(class_weight={3: None}), TypeError, r"class_weight\[3\] must be a number, not None",
     ),
     "class weights as a word": (wrong(class_weight="auto"), TypeError, "class_weight.*'auto'"),
     "class weights as a mask": (

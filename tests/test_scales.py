@@ -137,7 +137,8 @@ def test_weights_of_classes_and_rows_and_normalizers_multiply(
                 whole = function(logits, target, class_weight=weights, sample_weight=ones, **given)
                 for own, other, divisor in (
                     (-100, 0, 0), (-90, 0, 10), (-60, -60, 0), (90, -150, 0), (90, -300, -100),
-                    (-90, 0, -90), (0, -900, -950), (60, 0, 1010), (0, 90, 90),
+                    (-90, 0, -90), (0, -900, -950), (60, 0, 1010), (0, 90, 90), (-100, 90, 0),
+                    (-120, 60, -40), (30, 60, 0), (60, 60, 0),
                 ):  # fmt: skip
                     got = function(
                         logits, target, class_weight=np.ldexp(weights, own),
@@ -239,3 +240,66 @@ def test_weights_at_the_ends_of_the_range(backend: str) -> None:
             found = of(logits, **given)
             assert not np.isnan(found).any()
             assert (found[2:] == 0).all()
+
+
+def test_losses_of_tiny_weights_keep_their_digits_in_a_mean(backend: str) -> None:
+    row, label = np.array([[2.0, 1.0, -np.inf], [40.0, 1.0, -np.inf]]), np.array([0, 0])
+    exact = np.log1p(np.exp([-1.0, -39.0])).mean()
+    for weight in (1e-300, 5.5e-309, 3e-320):
+        options = {"sample_weight": [weight, weight], "backend": backend}
+        loss = fastxent.cross_entropy(row, label, **options)
+        np.testing.assert_allclose(loss, exact, 1e-15)
+        shards = [
+            fastxent.partial(row[:, span], label, class_offset=span.start, **options)
+            for span in (slice(0, 1), slice(1, 3))
+        ]
+        np.testing.assert_allclose(fastxent.finish(fastxent.merge(*shards)), exact, 1e-15)
+        confident = fastxent.cross_entropy(
+            row[1:], label[1:], sample_weight=[weight], backend=backend
+        )
+        np.testing.assert_allclose(confident, np.log1p(np.exp(-39.0)), 1e-15)
+
+
+def test_weights_normalizers_and_temperatures_far_apart_meet(backend: str) -> None:
+    def of(logits: Any, dtype: Any, **options: Any) -> Array:
+        x = np.array([logits], np.float64) * options.get("temperature", 1.0)
+        given = {"reduction": "sum", "backend": backend} | options
+        return fastxent.cross_entropy_with_grad(x.astype(dtype), np.array([0]), **given)[1][0]
+
+    parts = np.array([-0.3347590442, 0.2447284711, 0.0900305732])
+    hot = of([2, 1, 0], np.float64, temperature=1e30, sample_weight=[1e30], normalizer=1e300)
+    np.testing.assert_allclose(hot, parts * 1e-300, 1e-9)
+    cold = {"temperature": 1e-30, "sample_weight": [1e-300], "normalizer": 1e-300}
+    np.testing.assert_allclose(of([2, 1, 0], np.float32, **cold), parts * 1e30, 5e-7)
+    opposite = {"class_weight": [1e-37] * 2, "sample_weight": [1e30]}
+    share = np.exp(-60.5) * 1e-7
+    got = of([60, -0.5], np.float32, **opposite)
+    np.testing.assert_allclose(got, [-share, share], 5e-7)
+    share = np.exp(-50.0) * 1e23
+    got = of([0, -50], np.float32, class_weight=[1e-37] * 2, normalizer=1e-60)
+    np.testing.assert_allclose(got, [-share, share], 5e-7)
+    for n_classes in (2, 300):
+        heavy = {"class_weight": np.full(n_classes, 9e29), "sample_weight": [1e30]}
+        got = of([1.0] + [0.0] * (n_classes - 1), np.float32, **heavy)
+        assert got[0] == -np.inf
+        assert (got[1:] == np.inf).all()
+
+
+def test_a_mass_that_underflows_has_no_curvature(backend: str) -> None:
+    product = fastxent.cross_entropy_hvp(
+        np.zeros((1, 5)), np.array([0]), np.ones((1, 5)), class_weight=[5e-324, 0, 0, 0, 0],
+        label_smoothing=0.5, backend=backend,
+    )  # fmt: skip
+    assert (product == 0).all()
+
+
+def test_tiny_weights_of_both_kinds_are_not_nothing(backend: str) -> None:
+    options = {"class_weight": [1e-250] * 2, "sample_weight": [1e-80] * 2, "backend": backend}
+    logits, labels = np.zeros((2, 2)), np.array([0, 1])
+    loss, found = fastxent.cross_entropy_with_grad(logits, labels, empty="raise", **options)
+    np.testing.assert_allclose(loss, np.log(2), 1e-15)
+    np.testing.assert_allclose(found, [[-0.25, 0.25], [0.25, -0.25]], 1e-15)
+    state = fastxent.partial(logits, labels, **options)
+    np.testing.assert_allclose(fastxent.finish_grad(
+        state, logits, labels, class_weight=[1e-250] * 2
+    ), found, 1e-15)  # fmt: skip
