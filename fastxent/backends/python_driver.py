@@ -127,6 +127,7 @@ def run(
             raise interrupt
 
 
+@default_float_mode()
 def evaluate(
     program: Program,
     logits: Array,
@@ -142,29 +143,9 @@ def evaluate(
 ) -> tuple[int, float, float] | None:
     """Run a program: look at the target, stop where a row of it is wrong, then step by step.
 
-    `fastxent.backends.evaluate` says what the arrays must be, and what comes back.
+    `fastxent.backends.evaluate` says what the arrays must be, and what comes back. All of it is in
+    the default floating-point mode.
     """
-    with default_float_mode():
-        return _run_program(
-            program, logits, target, ignore_index, losses, output, output_kind, mean, chunk,
-            n_threads, options,
-        )  # fmt: skip
-
-
-def _run_program(
-    program: Program,
-    logits: Array,
-    target: Array | None,
-    ignore_index: Any,
-    losses: Array | None,
-    output: Array | None,
-    output_kind: int,
-    mean: bool,
-    chunk: int,
-    n_threads: int,
-    options: Options | None,
-) -> tuple[int, float, float] | None:
-    """`evaluate`, all of it in the default floating-point mode."""
     if chunk < 1 or n_threads < 1:
         raise ValueError("chunk and n_threads must be at least 1")
     if not (
