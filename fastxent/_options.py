@@ -89,8 +89,7 @@ def make_options(
     row_weights = None
     if asked.sample_weight is not None:
         row_weights = sample_weights(asked.sample_weight, batch, n_classes)
-        if reduction == "mean" and asked.normalizer is None and asked.mean_over == "weight":
-            row_weights = brought_to_1(row_weights)
+        row_weights = brought_to_1(row_weights, asked, reduction)
     denominator, weighs = denominator_of(
         asked, row_weights, math.prod(batch), has_labels, reduction
     )
@@ -110,11 +109,14 @@ def make_options(
     )
 
 
-def brought_to_1(row_weights: Array) -> Array:
-    """Weights for a mean over them, which a power of two does not change: the largest is near 1.
+def brought_to_1(row_weights: Array, asked: Asked, reduction: str | None) -> Array:
+    """For a mean over weights, which a power of two does not change, the largest near 1.
 
     Their products with small losses or weights of classes would be subnormal, and short of digits.
     """
+    is_over_weights = isinstance(asked.mean_over, str) and asked.mean_over == "weight"
+    if reduction != "mean" or asked.normalizer is not None or not is_over_weights:
+        return row_weights
     largest = float(row_weights.max(initial=0.0))
     if largest == 0.0 or largest >= 0.5:
         return row_weights

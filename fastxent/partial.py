@@ -434,12 +434,10 @@ def _finishing(
 
 def _for_a_mean(state: PartialState, asked: Asked, reduction: str) -> PartialState:
     """The state, with weights that the mean which is asked for does not change by."""
-    is_over_weights = type(asked.mean_over) is str and asked.mean_over == "weight"
-    if state.sample_weight is None or reduction != "mean" or asked.normalizer is not None:
+    if state.sample_weight is None:
         return state
-    if not is_over_weights:
-        return state
-    return dataclasses.replace(state, sample_weight=brought_to_1(state.sample_weight))
+    weights = brought_to_1(state.sample_weight, asked, reduction)
+    return dataclasses.replace(state, sample_weight=weights)
 
 
 def _denominator(state: PartialState, asked: Asked, reduction: str) -> float:
