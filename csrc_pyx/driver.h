@@ -9,6 +9,9 @@
 /* Works on items start..stop; runs on several threads at once. */
 typedef void (*Kernel)(const Context *context, int64_t start, int64_t stop);
 
+/* Works on items start..stop in the calling thread. Every kernel is entered through it. */
+void driver_work(Kernel kernel, const Context *context, int64_t start, int64_t stop);
+
 /* Asked by the caller's thread every CHECK_INTERVAL; anything but 0 ends the call early. */
 typedef int (*InterruptCheck)(void);
 

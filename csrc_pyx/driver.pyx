@@ -26,6 +26,7 @@ cdef extern from "Python.h":
 cdef extern from "driver.h" nogil:
     ctypedef void (*Kernel)(const Context* context, int64_t start, int64_t stop)
     ctypedef int (*InterruptCheck)() noexcept
+    void driver_work(Kernel kernel, const Context* context, int64_t start, int64_t stop)
     int driver_run(
         Kernel kernel, const Context* context, int64_t n_items, int64_t chunk, int n_threads,
         InterruptCheck check)
@@ -371,7 +372,7 @@ cdef int run(
     if function == NULL:
         raise ValueError("the kernel does not fit this build of fastxent")
     if held:
-        function(context, 0, n_items)
+        driver_work(function, context, 0, n_items)
         return 0
     # Every thread asks for one chunk more than there are, and their sum must not wrap around.
     if n_items > MOST_ITEMS or chunk > MOST_ITEMS // (<int64_t>n_threads + 1):
