@@ -84,16 +84,21 @@ def kernel_address(name: str, real_bits: int, has_options: bool = True) -> int:
 
 
 def _load(real_bits: int) -> None:
+    _kernels[real_bits] = import_build("cython", real_bits).KERNELS
+
+
+def import_build(name: str, real_bits: int) -> Any:
+    """What is compiled under a name, for floats of `real_bits` bits, as this CPU runs it best."""
     if INSTRUCTION_SET is None:
         raise ValueError(obstacle())
     suffix = INSTRUCTION_SET.replace("-", "_")
-    module = importlib.import_module(f".cython_float{real_bits}_{suffix}", __package__)
+    module = importlib.import_module(f".{name}_float{real_bits}_{suffix}", __package__)
     if module.CONTEXT_SIZE != context.CONTEXT_SIZE:
         raise ImportError(
             f"the compiled kernels in {module.__file__} belong to another version of "
             "fastxent; install it again"
         )
-    _kernels[real_bits] = module.KERNELS
+    return module
 
 
 # A process may have changed its root or its user before the first call, and find no module any
