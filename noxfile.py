@@ -47,12 +47,12 @@ def verify(session: nox.Session) -> None:
 
 @nox.session
 def benchmarks(session: nox.Session) -> None:
-    """Every benchmark once on small shapes, without timing.
+    """The set smoke, each benchmark once, without timing.
 
     Other libraries are not installed, so they are skipped; .ci/run installs and requires them.
     """
     session.install(".[bench]")
-    session.run("pytest", "benchmarks", "--smoke", "--benchmark-disable", "-q")
+    session.run("pytest", "benchmarks", "--set", "smoke", "--benchmark-disable", "-q")
 
 
 @nox.session

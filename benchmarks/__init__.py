@@ -1,1 +1,1 @@
-"""Benchmarks: `pytest benchmarks/`, then `summarise.py`; or all that is asked: `reach.py`."""
+"""How fast it is: what measures (`measure`), what judges (`judge`), what draws (`draw`)."""

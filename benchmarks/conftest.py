@@ -1,25 +1,25 @@
 """Options of the benchmarks.
 
-pytest benchmarks/ --benchmark-json=results.json     everything, with timing
-pytest benchmarks/ --reach --threads 2               what requirements.py names, with 2 threads
-pytest benchmarks/ --smoke                           small shapes only
-pytest benchmarks/ --smoke --benchmark-disable       each once, for its result alone
-pytest benchmarks/ --benchmark-compare=old.json      beside results from before (another version)
+pytest benchmarks                                    the set `standard`, timed
+pytest benchmarks --set smoke --benchmark-disable    each once, for its result alone
+pytest benchmarks --batch 1024 --classes 10,1000     sizes of one's own
+pytest benchmarks --benchmark-json=results.json      the results as a file
+pytest benchmarks --benchmark-compare=old.json       beside results from before (another version)
 """
 
 from __future__ import annotations
 
 import os
 import warnings
-from argparse import ArgumentTypeError
+from pathlib import Path
 from typing import Any
 
 import pytest
+from fastxent.benchmarks.machine import facts, fingerprint
+from fastxent.benchmarks.measure.selection import LISTS, SELECTION, SET_HELP, select
 from pytest_benchmark.logger import PytestBenchmarkWarning
 
 import fastxent
-from fastxent._threads import check_num_threads
-from fastxent.config import check_environment
 
 # Without processes that start in the background, while others are timed.
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
@@ -27,36 +27,23 @@ os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("fastxent's benchmarks")
-    group.addoption("--smoke", action="store_true", help="small shapes only")
-    group.addoption("--reach", action="store_true", help="only what requirements.py names")
-    group.addoption(
-        "--threads",
-        type=_thread_count,
-        action="append",
-        help="threads to time with; may be repeated (default: 1, and all)",
-    )
-
-
-def _thread_count(text: str) -> int:
-    try:
-        return check_num_threads(int(text))
-    except ValueError:
-        raise ArgumentTypeError(f"it must be an integer of at least 1, not {text!r}") from None
+    group.addoption("--set", metavar="NAME", help=f"what is timed. {SET_HELP}")
+    for name, text in LISTS.items():
+        group.addoption(f"--{name}", action="append", metavar="LIST", help=text)
+    group.addoption("--no-peers", action="store_true", help="without other libraries")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if errors := (fastxent.show_config(mode="dicts") or {}).get("errors"):
+        raise pytest.UsageError("; ".join(map(str, errors)))
+    _check_compared(config)
+    lists = {name: config.getoption(name) for name in LISTS}
     try:
-        check_environment()
+        selection = select(config.getoption("set"), lists, not config.getoption("no_peers"))
+        selection.check_memory()
     except ValueError as error:
-        raise pytest.UsageError(str(error)) from None
-    if not config.getoption("threads"):
-        config.option.threads = [1, fastxent.get_num_threads()]
-    # pytest-benchmark's own defaults, 1 s and 5 rounds, are too slow for this many benchmarks.
-    given = " ".join(config.invocation_params.args)
-    if "--benchmark-max-time" not in given:
-        config.option.benchmark_max_time = 0.02 if config.getoption("smoke") else 0.1
-    if "--benchmark-min-rounds" not in given:
-        config.option.benchmark_min_rounds = 3
+        raise pytest.UsageError(str(error)) from error
+    config.stash[SELECTION] = selection
     # What libraries do when they are imported is not ours to mend: torch.compile does this.
     config.addinivalue_line(
         "filterwarnings", "ignore:.torch.jit.script_method. is deprecated:DeprecationWarning"
@@ -70,7 +57,38 @@ def pytest_configure(config: pytest.Config) -> None:
     warnings.filterwarnings("default", category=PytestBenchmarkWarning)
 
 
+def _check_compared(config: pytest.Config) -> None:
+    """pytest-benchmark itself measures in vain, or ends in a traceback, where a file is missing."""
+    compared = config.getoption("benchmark_compare", None)
+    if not isinstance(compared, str) or Path(compared).is_file():
+        return
+    if len(Path(compared).parts) > 2 or (compared.endswith(".json") and not _is_stored(compared)):
+        raise pytest.UsageError(f"--benchmark-compare: there is no file {compared}")
+
+
+def _is_stored(name: str) -> bool:
+    """Whether the folder .benchmarks may have it: of other storages pytest-benchmark knows."""
+    return Path(".benchmarks").is_dir() and any(Path(".benchmarks").rglob(f"*{Path(name).name}"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # pytest makes a skipped test of a test that has no parameters, under this name.
+    items[:] = [item for item in items if not item.name.endswith("[NOTSET]")]
+
+
+def pytest_terminal_summary(terminalreporter: Any, exitstatus: int) -> None:
+    if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
+        terminalreporter.line("ERROR: nothing is selected: the set has no such benchmark", red=True)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_commit_info(commit_info: dict[str, Any]) -> None:
     # Not among the machine's facts: to compare two installations on one machine is what it is for.
     commit_info["fastxent"] = fastxent.show_config(mode="dicts")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_benchmark_update_json(output_json: dict[str, Any]) -> None:
+    # Not in machine_info either: the load is never the same, and pytest-benchmark warns of that.
+    found = facts()
+    output_json["machine"] = {**found, "fingerprint": fingerprint(found)}

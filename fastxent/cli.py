@@ -1,4 +1,5 @@
-"""The program `fastxent`; `fastxent.verify.commands` holds the command that needs more packages."""
+"""The program `fastxent`; `verify` and `bench`, which need more packages, have their
+commands in `fastxent.verify.commands` and `fastxent.benchmarks.commands`."""
 
 from __future__ import annotations
 
@@ -11,7 +12,9 @@ from typing import Final, NoReturn
 
 import fastxent
 
-_NEEDED: Final = ("typer", "rich", "scipy")
+# The modules without which these do not start, and the extra that brings them.
+_VERIFY_NEEDS: Final = ("typer", "rich", "scipy")
+_BENCH_NEEDS: Final = (*_VERIFY_NEEDS, "pytest_benchmark", "matplotlib", "jinja2", "ml_dtypes")
 # As a shell says of what SIGINT and SIGPIPE have ended.
 INTERRUPTED: Final = 130
 _PIPE_CLOSED: Final = 141
@@ -27,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         if given[:1] == ["verify"]:
             _verify(given[1:])
+            return
+        if given[:1] == ["bench"]:
+            _bench(given[1:])
             return
         with printing():
             _run(given)
@@ -72,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fastxent",
         description="Softmax cross-entropy and its gradient on the CPU.",
-        epilog="fastxent verify --help shows the options of verify.",
+        epilog="fastxent verify --help and fastxent bench --help show their options.",
         add_help=False,
     )
     parser.add_argument("--help", "-h", action="help", help="Print this and exit.")
@@ -85,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", dest="command", metavar="command")
     commands.add_parser("config", help="Show versions, backends, instruction set and threads.")
     commands.add_parser("verify", help="Check losses and gradients against exact values.")
+    commands.add_parser("bench", help="Measure, judge and draw how fast it is.")
     return parser
 
 
@@ -92,10 +99,23 @@ def _verify(arguments: list[str]) -> None:
     from .verify.extra import check_extra
 
     try:
-        check_extra("fastxent verify", _NEEDED)
+        check_extra("fastxent verify", _VERIFY_NEEDS)
     except ImportError as error:
         stop(str(error))
     from .verify.commands import app
 
     with printing():  # the help; it looks after its tables itself
         app(args=arguments, prog_name="fastxent verify")
+
+
+def _bench(arguments: list[str]) -> None:
+    from .verify.extra import check_extra
+
+    try:
+        check_extra("fastxent bench", _BENCH_NEEDS, "bench")
+    except ImportError as error:
+        stop(str(error))
+    from .benchmarks.commands import app
+
+    with printing():
+        app(args=arguments, prog_name="fastxent bench")

@@ -13,9 +13,8 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from fastxent.benchmarks.measure.case import Array, Case
 from scipy import special
-
-from .cases import Array, Case
 
 Call = Callable[[], Any]
 
@@ -30,7 +29,7 @@ def scipy_expression(case: Case, logits: Array, labels: Array) -> Call:
     wide = np.result_type(logits.dtype, np.float32)
     n_rows = logits.size // logits.shape[axis]
     # log_probs[chosen] has a number for every label.
-    index = [*np.indices(labels.shape, sparse=True)]
+    index: list[Array] = [*np.indices(labels.shape, sparse=True)]
     index.insert(axis % logits.ndim, labels)
     chosen = tuple(index)
 
@@ -48,7 +47,7 @@ def scipy_expression(case: Case, logits: Array, labels: Array) -> Call:
 
     def soft_loss_and_grad() -> tuple[Any, Array]:
         log_probs = special.log_softmax(logits.astype(wide, copy=False), axis=axis)
-        mean = -np.vdot(log_probs, labels) / n_rows
+        mean = -float(np.vdot(log_probs, labels)) / n_rows
         grad_logits = np.exp(log_probs, out=log_probs)
         grad_logits *= labels.sum(axis=axis, keepdims=True)
         grad_logits -= labels

@@ -10,9 +10,9 @@ from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
+from fastxent.benchmarks.measure.arrays import make_arrays
+from fastxent.benchmarks.measure.case import Array, Case
 from scipy.special import log_softmax
-
-from .cases import Array, Case, make_arrays
 
 _TOLERANCE: Final = {"float64": 1e-9, "float32": 1e-4, "float16": 0.03, "bfloat16": 0.1}
 # The mean divides by the rows, so gradients of 16 bits can come near the smallest float16.
@@ -24,13 +24,20 @@ _ROWS_COMPARED: Final = 64
 def check_result(case: Case, result: Any) -> None:
     """The whole loss, and up to 64 rows of an array, from the first to the last."""
     if case.operation in ("softmax", "log_softmax"):
-        _check_rows(case, result)
-    elif case.operation == "loss":
+        _check_rows(case, result, case.operation)
+    elif case.operation in ("loss", "loss_in_python_threads"):
         _check_loss(case, result)
+    elif case.operation == "row_stats":
+        _check_loss(case, as_numpy(result.losses).astype(np.float64).mean())
+    elif case.operation == "hvp":
+        _check_rows(case, result, "product")
+    elif case.operation == "grad_hess":
+        _check_rows(case, result[0], "gradient")
+        _check_rows(case, result[1], "hessian")
     else:
         loss, grad_logits = result
         _check_loss(case, loss)
-        _check_rows(case, grad_logits)
+        _check_rows(case, grad_logits, "gradient")
 
 
 def as_numpy(array: Any) -> Array:
@@ -57,22 +64,29 @@ def _expected_loss(dtype: str, shape: str, soft: bool) -> float:
     return float(total / n_rows)
 
 
-def _check_rows(case: Case, result: Any) -> None:
+def _check_rows(case: Case, result: Any, meaning: str) -> None:
     array = as_numpy(result)
     assert array.shape == case.dimensions
     n_rows = _count_rows(case)
     rows = np.unique(np.linspace(0, n_rows - 1, _ROWS_COMPARED).astype(np.int64))
     log_probs, target = _log_probs_and_target(case, rows)
+    probs = np.exp(log_probs)
     tolerance = _TOLERANCE[case.dtype]
     at_zero = _SMALLEST[case.dtype]
-    if case.operation == "log_softmax":
+    if meaning == "log_softmax":
         expected = log_probs
         at_zero = tolerance  # a logarithm near 0 has an absolute error
-    elif case.operation == "softmax":
-        expected = np.exp(log_probs)
+    elif meaning == "softmax":
+        expected = probs
+    elif meaning == "hessian":
+        expected = probs * (1 - probs) / n_rows
+    elif meaning == "product":  # with the logits themselves
+        vectors = _rows_of(make_arrays(case)[0], case, rows).astype(np.float64)
+        expected = probs * (vectors - (probs * vectors).sum(axis=1, keepdims=True)) / n_rows
+        at_zero = tolerance * np.abs(expected).mean()  # where the two nearly cancel
     else:
         mass = target.sum(axis=1, keepdims=True)
-        expected = (mass * np.exp(log_probs) - target) / n_rows
+        expected = (mass * probs - target) / n_rows
         if case.soft:
             at_zero = tolerance * np.abs(expected).mean()  # where the two nearly cancel
     np.testing.assert_allclose(

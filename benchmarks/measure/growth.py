@@ -1,6 +1,6 @@
 """How a call behaves where one median says nothing: growth, memory, a busy core.
 
-`reach.py` runs it, in a process for each backend: python benchmarks/behaviour.py cython
+`judge/reach.py` runs it, in a process for each backend.
 """
 
 from __future__ import annotations

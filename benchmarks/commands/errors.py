@@ -1,0 +1,22 @@
+"""How a command ends where it cannot go on: one line on standard error."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from fastxent.cli import INTERRUPTED, stop
+
+
+@contextlib.contextmanager
+def ending_with_a_message(command: str) -> Iterator[None]:
+    """What is wrong with an argument, a file or the environment is said, not traced: status 2.
+
+    Ctrl-C ends with 130.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        stop(f"fastxent bench {command}: error: {error}")
+    except KeyboardInterrupt:
+        stop(f"fastxent bench {command}: interrupted", INTERRUPTED)

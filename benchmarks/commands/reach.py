@@ -1,0 +1,75 @@
+"""The command `fastxent bench reach`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from fastxent.benchmarks.commands.errors import ending_with_a_message
+from fastxent.benchmarks.draw.not_measured import print_not_measured
+from fastxent.benchmarks.draw.tables import print_table
+from fastxent.benchmarks.judge.reach import (
+    Verdict,
+    as_table,
+    judge_behaviours,
+    judge_timings,
+    measure,
+)
+from fastxent.benchmarks.judge.targets import BACKENDS, requirements
+from fastxent.benchmarks.machine import busy_warning
+from fastxent.benchmarks.results import read_results, read_timings
+from fastxent.verify.reports.writers import check_target, write_text
+
+from fastxent.config import check_environment
+
+
+def reach(
+    results_path: Annotated[
+        Path | None,
+        typer.Option("--results", metavar="FILE", help="Read these results, measure nothing."),
+    ] = None,
+    json_path: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Keep the results in this file.")
+    ] = None,
+    backend: Annotated[str | None, typer.Option(metavar="NAME", help="Only this one.")] = None,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="Few rows: a trial, whose times say nothing.")
+    ] = False,
+) -> None:
+    """What is asked of the package, beside what this machine measures: some 15 minutes.
+
+    Exit status 1 where something falls short, but for a trial, and where a benchmark failed.
+    """
+    with ending_with_a_message("reach"):
+        if backend is not None and backend not in BACKENDS:
+            raise ValueError(f"--backend must be one of {', '.join(BACKENDS)}, not {backend!r}")
+        backends = (backend,) if backend else BACKENDS
+        if json_path:
+            check_target(json_path)  # not after 15 minutes
+        if results_path:
+            results = read_results(results_path)
+        else:
+            check_environment()
+            if warning := busy_warning():
+                print(warning, file=sys.stderr, flush=True)
+            results = {}
+            try:
+                measure(backends, smoke, results)
+            except KeyboardInterrupt:
+                if json_path and results.get("benchmarks"):
+                    write_text(json_path, json.dumps(results, indent=1))
+                raise
+        verdicts: list[Verdict] = [
+            *judge_timings(requirements(smoke), read_timings(results), backends),
+            *judge_behaviours(results.get("behaviour", {}), backends),
+        ]
+        print_table(as_table(verdicts))
+        print_not_measured(results)
+        if json_path:
+            write_text(json_path, json.dumps(results, indent=1))
+    short = any(verdict.met is False for verdict in verdicts) and not smoke
+    if short or results.get("not_measured", {}).get("failed"):
+        raise typer.Exit(1)

@@ -1,0 +1,1 @@
+"""What is timed, by whom, and how: pytest runs it."""
