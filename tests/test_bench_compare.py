@@ -1,0 +1,425 @@
+"""`fastxent bench compare`: sides, real runs, the table, and what is wrong with the command."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastxent.benchmarks.draw.compared import as_markdown, as_table, summary
+from fastxent.benchmarks.judge.paired import Compared, Comparison, Options, compare
+from fastxent.benchmarks.judge.sides import Side, copy_installed, open_side
+from fastxent.benchmarks.judge.statistics import Interval, Verdict
+from rich.console import Console
+
+ONE = "8x10-float32-1thread-loss-cython"
+
+
+def bench_compare(
+    *arguments: str, folder: Path, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "fastxent", "bench", "compare", *arguments],
+        cwd=folder,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a copy of what is installed."""
+    folder = tmp_path_factory.mktemp("copied")
+    copy_installed(folder)
+    return folder
+
+
+@pytest.fixture
+def slow_package(tmp_path: Path) -> Path:
+    """The same, with a millisecond of nothing in every call of the loss."""
+    folder = tmp_path / "slowed"
+    copy_installed(folder)
+    losses = folder / "fastxent" / "losses.py"
+    text = losses.read_text("utf-8")
+    losses.write_text(
+        text + "\n\nimport time as _time\n\n_quick = cross_entropy\n\n\n"
+        "def cross_entropy(*arguments, **options):\n"
+        "    _time.sleep(1e-3)\n    return _quick(*arguments, **options)\n",
+        "utf-8",
+    )
+    return folder
+
+
+# ---- sides ---------------------------------------------------------------------------------------
+
+
+def imported_file(side: Side) -> Path:
+    """What a process of the benchmarks really measures."""
+    from fastxent.benchmarks.measure.processes import launched
+
+    command = launched(side.python, "fastxent.benchmarks.measure.probe")
+    done = subprocess.run(
+        command, env=side.environment, capture_output=True, text=True, check=True, timeout=60
+    )
+    return Path(json.loads(done.stdout)["file"])
+
+
+def test_a_side_measures_its_own_package_even_beside_an_editable_installation(
+    package: Path,
+) -> None:
+    with open_side(str(package)) as folder, open_side() as installed:
+        assert imported_file(folder) == package / "fastxent" / "__init__.py"
+        assert imported_file(installed) != imported_file(folder)
+        assert (folder.name, installed.name) == ("copied0", "installed")
+        copied = imported_file(installed)
+    assert not copied.exists(), "the copy goes with the side"
+
+
+def test_a_module_that_a_side_lacks_is_not_taken_from_the_installation(tmp_path: Path) -> None:
+    copy_installed(tmp_path)
+    (tmp_path / "fastxent" / "softmax.py").unlink()
+    with (
+        pytest.raises(ValueError, match=r"cannot be imported: .*fastxent\.softmax"),
+        open_side(str(tmp_path)),
+    ):
+        pass
+
+
+def test_the_folder_of_an_environment_is_a_side() -> None:
+    environment = Path(sys.executable).parent.parent
+    with open_side(str(environment)) as side:
+        assert side.python == sys.executable
+        assert "FASTXENT_BENCH_PACKAGE" not in side.environment
+
+
+def git(folder: Path, *arguments: str) -> None:
+    identity = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+    subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True)
+
+
+PROJECT = """
+[build-system]
+requires = []
+backend-path = ["."]
+build-backend = "backend"
+
+[project]
+name = "NAME"
+version = "1"
+"""
+
+# A build backend that makes a wheel of a package with nothing but a version and a count.
+BACKEND = """
+import pathlib, zipfile
+
+def build_wheel(folder, settings=None, metadata=None):
+    log = pathlib.Path("LOG")
+    log.write_text(log.read_text() + "built\\n" if log.exists() else "built\\n")
+    name = "fastxent-1-py3-none-any.whl"
+    with zipfile.ZipFile(pathlib.Path(folder) / name, "w") as wheel:
+        wheel.writestr("fastxent/__init__.py", pathlib.Path("package.py").read_text())
+        info = "fastxent-1.dist-info/"
+        wheel.writestr(info + "METADATA", "Metadata-Version: 2.1\\nName: fastxent\\nVersion: 1\\n")
+        wheel.writestr(info + "WHEEL", "Wheel-Version: 1.0\\nGenerator: a\\n"
+                       "Root-Is-Purelib: true\\nTag: py3-none-any\\n")
+        wheel.writestr(info + "RECORD", "")
+    return name
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout of two commits that are built in no time."""
+    folder = tmp_path / "checkout"
+    folder.mkdir()
+    git(folder, "init", "-q")
+    log = tmp_path / "builds.log"
+    (folder / "backend.py").write_text(BACKEND.replace("LOG", str(log)))
+    (folder / "pyproject.toml").write_text(PROJECT.replace("NAME", "fastxent"))
+    for version in ("1", "2"):
+        (folder / "package.py").write_text(f"__version__ = {version!r}\n")
+        git(folder, "add", ".")
+        git(folder, "commit", "-qm", version)
+        git(folder, "tag", f"v{version}")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def test_a_revision_is_built_once_and_leaves_nothing_in_the_checkout(
+    checkout: Path, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    for _ in range(2):
+        with open_side("v1", cache=cache) as old, open_side("HEAD", cache=cache) as new:
+            assert (old.version, new.version) == ("1", "2")
+    assert (tmp_path / "builds.log").read_text() == "built\n" * 2
+    assert sorted(wheel.parent.parent for wheel in cache.rglob("*.whl")) == [cache, cache]
+    assert len(list(cache.iterdir())) == 2, "no folder in which something was built"
+    done = subprocess.run(
+        ["git", "status", "--porcelain"], cwd=checkout, capture_output=True, check=True
+    )
+    assert done.stdout == b""
+
+
+def test_what_is_no_side_is_said(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def error(text: str) -> str:
+        with pytest.raises(ValueError) as raised, open_side(text, cache=tmp_path / "cache"):  # noqa: PT011
+            pass
+        return str(raised.value)
+
+    assert "'v3' is no revision of" in error("v3")
+    assert "'--all' is no revision of" in error("--all")
+    assert error("not_there.whl") == "there is no wheel not_there.whl"
+    (tmp_path / "fastxent-1-cp39-cp39-win32.whl").write_bytes(b"")
+    assert "not a supported wheel" in error(str(tmp_path / "fastxent-1-cp39-cp39-win32.whl"))
+    (checkout / "package.py").write_text("import no_such_module\n")
+    git(checkout, "commit", "-qam", "broken")
+    assert "cannot be imported: ModuleNotFoundError: No module named 'no_such_module'" in error(
+        "HEAD"
+    )
+    (checkout / "backend.py").write_text("raise RuntimeError('nothing is built')\n")
+    git(checkout, "commit", "-qam", "no build")
+    assert "cannot be built" in error("HEAD")
+    (checkout / "pyproject.toml").write_text(PROJECT.replace("NAME", "other"))
+    git(checkout, "commit", "-qam", "another project")
+    assert "is no checkout of fastxent" in error("HEAD")
+    monkeypatch.chdir(tmp_path)
+    assert "is in no git checkout" in error("v1")
+
+
+def test_an_environment_that_lacks_pytest_benchmark_is_said(tmp_path: Path, package: Path) -> None:
+    import venv
+
+    venv.create(tmp_path / "bare", symlinks=True)
+    bare = tmp_path / "bare"
+    with pytest.raises(ValueError, match=r"cannot be imported: .*fastxent"), open_side(str(bare)):
+        pass
+    (site_packages,) = bare.glob("lib/python*/site-packages")
+    (site_packages / "fastxent").mkdir()
+    (site_packages / "fastxent" / "__init__.py").write_text("__version__ = '1'")
+    lacking = pytest.raises(ValueError, match=r"lacks pytest, pytest_benchmark, .*pip install")
+    with lacking, open_side(str(bare)):
+        pass
+
+
+# ---- real runs -----------------------------------------------------------------------------------
+
+
+def test_a_package_against_itself_is_measured_and_shown(tmp_path: Path, package: Path) -> None:
+    done = bench_compare(
+        *(str(package), "--backend", "cython", "-k", ONE, "--blocks", "2"),
+        *("--threshold", "900", "--json", "a.json", "--markdown", "a.md"),
+        folder=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "a.json").read_text())
+    assert (found["kind"], found["verdict"], found["blocks"]) == ("compare", "pass", 2)
+    assert (found["base"]["name"], found["head"]["name"]) == (package.name, "installed")
+    (entry,) = found["benchmarks"]
+    assert entry["name"].endswith(f"[{ONE}]")
+    assert entry["verdict"] == "same"
+    assert 0 < entry["low"] <= entry["ratio"] <= entry["high"] < 10
+    assert entry["base_median"] > 0
+    assert not entry["repeated"]
+    assert ONE in done.stdout
+    assert "load" in done.stdout
+    assert (tmp_path / "a.md").read_text().startswith("### Speed: pass")
+
+
+LOSS = """
+import fastxent, numpy as np
+
+def test_loss(benchmark):
+    logits, labels = np.zeros((8, 10), np.float32), np.zeros(8, np.int64)
+    benchmark.pedantic(fastxent.cross_entropy, (logits, labels), rounds=20, iterations=5)
+"""
+
+
+def test_a_planted_slowdown_is_found(
+    tmp_path: Path, package: Path, slow_package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # By a relative path, as one would type it: the repeat must find the same benchmark again.
+    monkeypatch.chdir(tmp_path)
+    file = Path("test_mine.py")
+    file.write_text(LOSS)
+    # 1 ms beside some microseconds; the threshold leaves room for a machine that is busy.
+    options = Options(files=(file,), blocks=2, threshold=3.0)
+    found = compare(str(package), str(slow_package), options)
+    (each,) = found.benchmarks
+    assert (each.name, each.verdict, each.repeated) == ("test_loss", "slower", True)
+    assert each.measured.ratio > 20
+    assert found.verdict == "fail"
+
+
+OWN = """
+import time
+import pytest
+import fastxent
+
+def test_plain(): assert False, "it is no benchmark"
+
+def test_own(benchmark): benchmark.pedantic(time.sleep, (5e-3,), rounds=5)
+
+@pytest.mark.skipif(not hasattr(fastxent, "extra"), reason="base has it")
+def test_of_base(benchmark): benchmark.pedantic(time.sleep, (5e-3,), rounds=5)
+
+@pytest.mark.skipif(hasattr(fastxent, "extra"), reason="head has it")
+def test_of_head(benchmark): benchmark.pedantic(time.sleep, (5e-3,), rounds=5)
+"""
+
+
+def test_benchmarks_of_others_are_compared_and_those_of_one_side_named(
+    tmp_path: Path, package: Path
+) -> None:
+    base = tmp_path / "base"
+    copy_installed(base)
+    with (base / "fastxent" / "__init__.py").open("a") as file:
+        file.write("\nextra = 1\n")
+    (tmp_path / "test_mine.py").write_text(OWN)
+    done = bench_compare(
+        *(str(base), str(package), "--benchmarks", "test_mine.py", "--blocks", "2"),
+        *("--threshold", "500", "--json", "a.json"),
+        folder=tmp_path,
+    )
+    found = json.loads((tmp_path / "a.json").read_text())
+    assert [entry["name"] for entry in found["benchmarks"]] == ["test_own"]
+    assert found["only_in_base"] == ["test_mine.py::test_of_base"]
+    assert found["only_in_head"] == ["test_mine.py::test_of_head"]
+    assert found["verdict"] == "inconclusive", "what only base can do was not measured in head"
+    assert done.returncode == 3
+    assert "only base runs: test_mine.py::test_of_base" in " ".join(done.stdout.split())
+
+
+def test_ctrl_c_leaves_no_process_and_no_folder(tmp_path: Path, package: Path) -> None:
+    (tmp_path / "test_mine.py").write_text(
+        "import pathlib, os, time\n"
+        "def test_long(benchmark):\n"
+        f"    pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid()))\n"
+        "    benchmark.pedantic(time.sleep, (100,), rounds=1)\n"
+    )
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    command = ("-m", "fastxent", "bench", "compare", str(package), "--benchmarks", "test_mine.py")
+    with subprocess.Popen(
+        [sys.executable, "-P", *command],
+        cwd=tmp_path,
+        env={**os.environ, "TMPDIR": str(temporary)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        for _ in range(600):
+            if (tmp_path / "pid").exists() and (tmp_path / "pid").read_text():
+                break
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.strip().splitlines()[-1] == "fastxent bench compare: interrupted"
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+    assert list(temporary.iterdir()) == []
+
+
+# ---- what is wrong -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--threshold", "0"), "threshold must be above 0, not 0"),
+        (("--blocks", "0"), "blocks must be at least 1, not 0"),
+        (("--set", "huge"), "set must be one of smoke, "),
+        (("--backend", "torch"), "backend must be one of cython, numba, not 'torch'"),
+        (("--benchmarks", "not_there.py"), "there are no benchmarks at not_there.py"),
+        (("--json", "no/such/folder.json"), "cannot be written: there is no folder"),
+        (("-k", "nothing_is_called_so", "--blocks", "1"), "no benchmark is selected"),
+    ],
+)
+def test_a_wrong_command_ends_with_2_before_anything_is_measured(
+    arguments: tuple[str, ...], message: str, tmp_path: Path, package: Path
+) -> None:
+    done = bench_compare(str(package), *arguments, folder=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- what is shown -------------------------------------------------------------------------------
+
+QUIET = Interval(1.0, 0.99, 1.01)
+
+
+def compared(name: str, ratio: float, verdict: Verdict) -> Compared:
+    measured = Interval(ratio, ratio * 0.99, ratio * 1.01)
+    return Compared(name, "a group", 1e-3, ratio * 1e-3, measured, QUIET, verdict)
+
+
+def comparison(*benchmarks: Compared, **others: Any) -> Comparison:
+    side = Side("abc", "1", "python", {})
+    facts = {"blocks": 5, "seconds": 90.0, "load": (0.25, 1.5), "machine": {}}
+    return Comparison(side, side, Options(), benchmarks=benchmarks, **facts, **others)
+
+
+def text_of(found: Comparison) -> str:
+    console = Console(width=160)
+    with console.capture() as captured:
+        console.print(as_table(found))
+    return captured.get()
+
+
+def test_the_table_has_what_matters_first() -> None:
+    found = comparison(
+        compared("steady", 1.001, "same"),
+        compared("quick", 0.8, "faster"),
+        compared("a bit slow", 1.2, "slower"),
+        compared("doubtful", 1.05, "unclear"),
+        compared("very slow", 2.0, "slower"),
+    )
+    lines = text_of(found).splitlines()
+    order = ["very slow", "a bit slow", "doubtful", "quick", "steady"]
+    assert [name for line in lines for name in order if f" {name} " in line] == order
+    assert "2.000 (1.980 to 2.020)" in text_of(found)
+    assert "load 0.2 before and 1.5 after" in summary(found)
+
+
+def test_the_comment_has_only_what_changed() -> None:
+    same = [compared(f"steady[{i}]", 1.0, "same") for i in range(100)]
+    assert "|" not in as_markdown(comparison(*same))
+    assert as_markdown(comparison(*same)).startswith("### Speed: pass: nothing is slower (100 same")
+    slow = [compared(f"slow|{i}", 1.2, "slower") for i in range(100)]
+    text = as_markdown(comparison(*same, *slow))
+    assert "steady" not in text
+    assert "`slow\\|3`" in text
+    assert "and 80 more" in text
+    assert len(text) < 6000
+
+
+def test_an_unbounded_interval_is_shown_and_written_as_unknown() -> None:
+    unknown = Interval(1.0, 0.0, math.inf)
+    each = Compared("a", None, 1.0, 1.0, unknown, unknown, "inconclusive")
+    found = comparison(each)
+    assert "1.000 (?)" in text_of(found)
+    entry = json.loads(json.dumps(found.as_json(), allow_nan=False))["benchmarks"][0]
+    assert (entry["low"], entry["high"], entry["control_high"]) == (0.0, None, None)
+
+
+def test_what_only_base_can_run_keeps_the_verdict_from_pass() -> None:
+    steady = compared("steady", 1.0, "same")
+    assert comparison(steady).verdict == "pass"
+    assert comparison(steady, only_in_head=("new",)).verdict == "pass"
+    assert comparison(steady, only_in_base=("gone",)).verdict == "inconclusive"
+    assert comparison(steady, unreliable=("moody",)).verdict == "inconclusive"
