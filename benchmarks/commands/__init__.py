@@ -7,6 +7,7 @@ from typing import Final
 import typer
 from fastxent.benchmarks.commands import history
 from fastxent.benchmarks.commands.compare import compare_command
+from fastxent.benchmarks.commands.gate import gate
 from fastxent.benchmarks.commands.reach import reach
 from fastxent.benchmarks.commands.run import run
 
@@ -26,3 +27,4 @@ app = typer.Typer(
 app.command()(run)
 app.command()(reach)
 app.command("compare")(compare_command)
+app.command()(gate)
