@@ -1,0 +1,356 @@
+"""Slowdowns planted in the Numba twin: the same as in the Cython twin.
+
+Functions that are compiled separately are simply called again. What would be optimised away is kept
+by an empty `asm`. The shares are set so that the kernel as a whole takes the plant's per cent more
+instructions (callgrind, x86-64-v3).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from fastxent.benchmarks.judge.planted.plant import (
+    NUMBA_KERNELS,
+    NUMBA_LANES,
+    NUMBA_PRIMITIVES,
+    NUMBA_VECTORS,
+    Edit,
+    Plant,
+    after,
+    before,
+)
+
+_KEEP_VECTOR: Final = '''\
+@intrinsic
+def keep_vector(typingctx: Any, vector: Any) -> Any:
+    """Nothing, but the vector must have been computed."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place = cgutils.alloca_once(builder, arguments[0].type)
+        builder.store(arguments[0], place)
+        kind = ir.FunctionType(ir.VoidType(), [place.type])
+        builder.asm(kind, "", "r,~{memory}", [place], True)
+        return context.get_dummy_value()
+
+    return types.void(vector), codegen
+
+
+'''
+
+
+def _again(path: str, *edits: Edit) -> tuple[Edit, ...]:
+    """Edits of a file that use `keep_vector`."""
+    return (
+        before(NUMBA_VECTORS, "def stack_buffer(size: int) -> Any:\n", _KEEP_VECTOR),
+        before(path, "    stack_buffer,\n    store,\n", "    keep_vector,\n"),
+        *edits,
+    )
+
+
+def _share(n: str, share: int, line: str = "line") -> str:
+    """So many per cent of n, up to 50, to the nearest whole number of lines: never beyond n."""
+    return f"({n} * {share} + 50 * {line}) // (100 * {line}) * {line}"
+
+
+def _sum_again(share: int, condition: str = "True") -> tuple[Edit, ...]:
+    return _again(
+        NUMBA_PRIMITIVES,
+        before(
+            NUMBA_PRIMITIVES,
+            "            j = n_groups * group\n            # What is left goes",
+            f"""\
+            if {condition}:
+                again = broadcast(zero)
+                for k in range(0, {_share("n", share)}, line):
+                    again = maximum(block_term(load(logits, k), reference), again)
+                keep_vector(again)
+""",
+        ),
+    )
+
+
+def _entry_again(kernel: str, share: int) -> tuple[Edit, ...]:
+    """The entry of a kernel that may be run twice on the same items: a share of them twice."""
+    entry = f'        "{kernel}": {kernel},\n'
+    return (
+        before(
+            NUMBA_KERNELS,
+            '    return {\n        "rows_evaluate"',
+            f"""\
+    @compiled
+    def {kernel}_again(context, start, stop):
+        {kernel}(context, start, start + (stop - start) * {share} // 100)
+        {kernel}(context, start, stop)
+
+""",
+        ),
+        Edit(NUMBA_KERNELS, entry, entry.replace(f": {kernel}", f": {kernel}_again")),
+    )
+
+
+PLANTS: Final = (
+    Plant(
+        name="numba_pass_over_row",
+        twin="numba",
+        stands_for="a pass over the row is added, as by a check for infinity",
+        seen_by=("A",),
+        edits=(
+            before(
+                NUMBA_KERNELS,
+                "            state, reading = classes_state(\n"
+                "                context, i, 0, context.n_classes, "
+                "following if following < stop else -1, reading\n",
+                "            if find_class(context, i, INFINITY) >= 0:\n"
+                "                losses[i] = NAN\n",
+            ),
+        ),
+        timed="",
+    ),
+    *(
+        Plant(
+            name=f"numba_block_sum_{percent}",
+            twin="numba",
+            stands_for=f"{percent} % more work in the sum of exponentials",
+            seen_by=("A",),
+            edits=_sum_again(share),
+            timed="",
+            percent=percent,
+        )
+        for percent, share in ((5, 7), (10, 14), (20, 31))
+    ),
+    Plant(
+        name="numba_float64_10",
+        twin="numba",
+        stands_for="10 % more work in the sum of exponentials in float64",
+        seen_by=("A",),
+        edits=_sum_again(11, "real_bits == 64"),
+        timed="",
+        percent=10,
+    ),
+    Plant(
+        name="numba_softmax_10",
+        twin="numba",
+        stands_for="10 % more work where rows with a gradient write it",
+        seen_by=("A",),
+        edits=(
+            before(
+                NUMBA_KERNELS,
+                "                    block_softmax(\n                        block.logits, n,",
+                f"""\
+                    block_softmax(
+                        block.logits, {_share("n", 10, "lanes")}, reference, scale, 0.0,
+                        -1, 0.0, partners_buffer, False,
+                    )
+""",
+            ),
+        ),
+        timed="",
+        percent=10,
+    ),
+    Plant(
+        name="numba_log_softmax_20",
+        twin="numba",
+        stands_for="20 % more work in log-softmax",
+        seen_by=("A",),
+        edits=(
+            before(
+                NUMBA_KERNELS,
+                "                block_log_softmax(",
+                f"""\
+                block_log_softmax(
+                    block.logits, {_share("n", 26, "lanes")}, maximum, log_sum, partners_buffer,
+                    False,
+                )
+""",
+            ),
+        ),
+        timed="",
+        percent=20,
+    ),
+    Plant(
+        name="numba_sum_tile_5",
+        twin="numba",
+        stands_for="5 % more work in the sums of tiles, which few classes are done in",
+        seen_by=("A",),
+        edits=_again(
+            NUMBA_LANES,
+            before(
+                NUMBA_LANES,
+                "        # exp(m - m) / factor as it comes out of the exponential, "
+                "not rounded to 1\n",
+                """\
+        again = broadcast(zero)
+        for j in range((n_classes * 25 + 50) // 100):
+            again = maximum(put_together(lane_reduce(load(tile, j * lanes), reference)), again)
+        keep_vector(again)
+""",
+            ),
+        ),
+        timed="",
+        percent=5,
+    ),
+    Plant(
+        name="numba_softmax_tile_10",
+        twin="numba",
+        stands_for="10 % more work where tiles become gradients",
+        seen_by=("A",),
+        edits=_again(
+            NUMBA_LANES,
+            after(
+                NUMBA_LANES,
+                "        # values_j = scale * exp(x_j - m) / factor\n"
+                "        scale = line_from(scales)\n",
+                """\
+        again = broadcast(zero)
+        for j in range((n_classes * 56 + 50) // 100):
+            reduced = lane_reduce(load(tile, j * lanes), reference)
+            again = maximum(scaled(reduced, scale), again)
+        keep_vector(again)
+""",
+            ),
+        ),
+        timed="",
+        percent=10,
+    ),
+    Plant(
+        name="numba_16_bits_20",
+        twin="numba",
+        stands_for="20 % more work because 16-bit logits are converted again",
+        seen_by=("A",),
+        edits=(
+            before(
+                NUMBA_PRIMITIVES,
+                "        convert_block(source, element, n, buffer)\n        return buffer\n",
+                "        for _ in range(2):\n"
+                "            convert_block(source, element, n, buffer)\n",
+            ),
+        ),
+        timed="",
+        percent=20,
+    ),
+    Plant(
+        name="numba_soft_labels_10",
+        twin="numba",
+        stands_for="10 % more work in the sums over probabilities as labels",
+        seen_by=("A",),
+        edits=_again(
+            NUMBA_PRIMITIVES,
+            before(
+                NUMBA_PRIMITIVES,
+                "        dot, dot_lost = fold_sum_and_lost(dots, dots_lost)\n"
+                "        mass, mass_lost = fold_sum_and_lost(masses, masses_lost)\n"
+                "        return BlockTarget(",
+                """\
+        again = broadcast(zero)
+        for k in range(0, n // line * line, line):
+            again = add(multiply(load(targets, k), load(logits, k)), again)
+        keep_vector(again)
+""",
+            ),
+        ),
+        timed="",
+        percent=10,
+    ),
+    Plant(
+        name="numba_transforms_10",
+        twin="numba",
+        stands_for="10 % more work in the soft cap of logits",
+        seen_by=("A",),
+        edits=_again(
+            NUMBA_PRIMITIVES,
+            before(
+                NUMBA_PRIMITIVES,
+                "        for j in range(0, n, line):\n"
+                "            x = load_up_to(block.logits, j, n - j, real(maximum))\n",
+                f"""\
+        again = broadcast(zero)
+        for k in range(0, {_share("n", 13)}, line):
+            own = transformed_difference(load(block.logits, k), reference)
+            again = add(own.value, again)
+        keep_vector(again)
+""",
+            ),
+        ),
+        timed="",
+        percent=10,
+    ),
+    Plant(
+        name="numba_describe_10",
+        twin="numba",
+        stands_for="10 % more work in the entropy of row_stats",
+        seen_by=("A",),
+        edits=_again(
+            NUMBA_PRIMITIVES,
+            before(
+                NUMBA_PRIMITIVES,
+                "        total, lost = fold_line_sum(sums, sums_lost)\n        if vectors != 0:\n",
+                f"""\
+        again = broadcast(zero)
+        for k in range(0, {_share("n", 42)}, line):
+            again = maximum(put_together(reduce(load(logits, k), reference)), again)
+        keep_vector(again)
+""",
+            ),
+        ),
+        timed="",
+        percent=10,
+    ),
+    Plant(
+        name="numba_divergence_20",
+        twin="numba",
+        stands_for="20 % more work in the divergence of two rows",
+        seen_by=("A",),
+        edits=(
+            before(
+                NUMBA_KERNELS,
+                "                if output != 0:\n"
+                "                    place = pointer_at(output, zero)\n"
+                "                    if output_scale.exponent != 0:\n",
+                """\
+                block_divergence(
+                    own, partner, n * 40 // 100, own_softness, partner_softness,
+                    context.temperature, output_scale.value, 0,
+                )
+""",
+            ),
+        ),
+        timed="",
+        percent=20,
+    ),
+    Plant(
+        name="numba_segments_write_10",
+        twin="numba",
+        stands_for="10 % more work where threads share a row and write its gradient",
+        seen_by=("A",),
+        edits=(
+            before(
+                NUMBA_KERNELS,
+                "                write_output(context, i, first, last, state)\n",
+                "                if context.output != context.logits:\n"
+                "                    write_output(\n"
+                "                        context, i, first, first + (last - first) // 12, state\n"
+                "                    )\n",
+            ),
+        ),
+        timed="",
+        percent=10,
+    ),
+    Plant(
+        name="numba_check_labels_10",
+        twin="numba",
+        stands_for="10 % more work in the check of labels",
+        seen_by=("A",),
+        edits=_entry_again("rows_check_labels", 6),
+        timed="",
+        percent=10,
+    ),
+    Plant(
+        name="numba_rows_sum_20",
+        twin="numba",
+        stands_for="20 % more work in the sum of losses",
+        seen_by=("A",),
+        edits=_entry_again("rows_sum", 12),
+        timed="",
+        percent=20,
+    ),
+)
