@@ -8,15 +8,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
-from jinja2 import Environment, StrictUndefined
-
 from ..case import FUNCTIONS
 from ..cases import CASES
 from ..result import Breach, Report, Result, Worst
 from .exact_text import hexadecimal, is_number, shortest, type_name
+from .page_parts import render
 from .plots import make_plots
 from .words import failures, left_out, notes, peers_text, run_command, verdict_text
-from .writers import printable, write_text
+from .writers import write_text
 
 _TEMPLATE: Final = "page.html.jinja"
 _REASONS: Final = {case.name: case.reason for case in CASES}
@@ -29,16 +28,8 @@ def write_html(report: Report, path: str | Path) -> None:
 
 def html_text(report: Report) -> str:
     """The report as one page, the same for the same report."""
-    environment = Environment(
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        finalize=_printable,
-    )
-    template = environment.from_string(files(__package__).joinpath(_TEMPLATE).read_text("utf-8"))
-    return template.render(
+    return render(
+        files(__package__).joinpath(_TEMPLATE),
         report=report,
         verdict=verdict_text(report),
         state=_state(report),
@@ -54,11 +45,6 @@ def html_text(report: Report) -> str:
         run_command=run_command(report),
         has_unnamed=any(name not in report.arguments for name in report.implementations),
     )
-
-
-def _printable(value: Any) -> Any:
-    """What Jinja is to show for a value; what has __html__ is markup of ours."""
-    return printable(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 def _state(report: Report) -> str:

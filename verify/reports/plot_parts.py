@@ -11,9 +11,9 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -21,7 +21,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from ..result import Report
 from .writers import printable
 
 # Colours that people with any kind of colour vision can tell apart (after Okabe and Ito), of a
@@ -89,7 +88,15 @@ def label(name: str) -> str:
     return f"\u200b{text}" if text.startswith("_") else text
 
 
-def style(report: Report, name: str) -> dict[str, Any]:
+class Compared(Protocol):
+    """What a page is about: its implementations, in an order that is the same for all plots."""
+
+    @property
+    def implementations(self) -> Sequence[str]:
+        """Their names."""
+
+
+def style(report: Compared, name: str) -> dict[str, Any]:
     """How the marks of an implementation look, in all plots."""
     colour, marker = _STYLES[report.implementations.index(name) % len(_STYLES)]
     return {
@@ -102,7 +109,7 @@ def style(report: Report, name: str) -> dict[str, Any]:
     }
 
 
-def legend(figure: Figure, report: Report, names: Iterable[str], *more: Line2D) -> None:
+def legend(figure: Figure, report: Compared, names: Iterable[str], *more: Line2D) -> None:
     """Which marks and lines are which, above all panels."""
     handles = [Line2D([], [], label=label(name), **style(report, name)) for name in names]
     handles += more
