@@ -239,9 +239,10 @@ def test_the_list_of_cases_is_as_wide_as_asked_for(
 def test_config_version_and_help_need_no_other_package(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("typer", "rich", "scipy", "mpmath"):
+    for module in ("typer", "rich", "scipy", "mpmath", "pytest_benchmark"):
         monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.delitem(sys.modules, "fastxent.verify.commands", raising=False)
+    for module in ("fastxent.verify.commands", "fastxent.benchmarks.commands"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
     status, text = run(capsys, "config")
     assert status == 0
     assert "cython instruction set:" in text
@@ -251,8 +252,8 @@ def test_config_version_and_help_need_no_other_package(
         status, text = run(capsys, *arguments)
         assert status == 0
         assert "Print the version and exit." in text
-        assert "config" in text
-        assert "verify" in text
+        for command in ("config", "verify", "bench"):
+            assert command in text
 
 
 def test_the_help_of_verify_shows_no_type_where_no_value_is_taken(
@@ -274,15 +275,28 @@ def test_the_module_is_the_same_program(tmp_path: Path) -> None:
     assert "\x1b" not in done.stdout, "no colours in a file"
 
 
-@pytest.mark.parametrize("module", ["typer", "rich", "scipy"])
+@pytest.mark.parametrize(
+    ("command", "module"),
+    [
+        *(("verify", name) for name in ("typer", "rich", "scipy")),
+        *(("bench", name) for name in ("typer", "rich", "pytest_benchmark", "jinja2")),
+    ],
+)
 def test_a_missing_package_is_named_with_the_way_to_install_it(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, module: str
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str, module: str
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    status, text = run(capsys, "verify")
+    status, text = run(capsys, command)
     assert status == 2
     assert module in text
-    assert "python -m pip install 'fastxent[verify]' (from a checkout: '.[verify]')" in text
+    assert f"pip install 'fastxent[{command}]' (from a checkout: '.[{command}]')" in text
+
+
+def test_the_commands_of_bench_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    status, text = run(capsys, "bench", "--help")
+    assert status == 0
+    for command in ("run", "reach", "compare", "gate", "history", "page"):
+        assert f"\n  {command} " in text
 
 
 def test_bfloat16_without_ml_dtypes_is_left_out_and_said(
@@ -311,7 +325,7 @@ def test_a_report_without_its_package_is_an_error_before_the_run(
     module: str,
 ) -> None:
     for name in [name for name in sys.modules if name.startswith("fastxent.verify.reports.")]:
-        if name.rpartition(".")[2] in ("html", "junit", "plots", "plot_parts"):
+        if name.rpartition(".")[2] in ("html", "junit", "page_parts", "plots", "plot_parts"):
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, module, None)
     status, text = run(capsys, *ONE_CASE, option, str(tmp_path / "report"))

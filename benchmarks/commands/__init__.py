@@ -8,6 +8,7 @@ import typer
 from fastxent.benchmarks.commands import history
 from fastxent.benchmarks.commands.compare import compare_command
 from fastxent.benchmarks.commands.gate import gate
+from fastxent.benchmarks.commands.page import page
 from fastxent.benchmarks.commands.reach import reach
 from fastxent.benchmarks.commands.run import run
 
@@ -28,3 +29,5 @@ app.command()(run)
 app.command()(reach)
 app.command("compare")(compare_command)
 app.command()(gate)
+app.add_typer(history.app, name="history")
+app.command()(page)

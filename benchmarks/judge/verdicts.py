@@ -1,0 +1,133 @@
+"""What `fastxent bench compare` and `fastxent bench gate` wrote, read again."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# A word for each, the worst first.
+_STATES = ("fail", "inconclusive", "pass")
+
+
+@dataclass(frozen=True)
+class Change:
+    """A benchmark of `compare` or a count of `gate`; None for what is not known.
+
+    ratio: of HEAD to BASE. low, high: the interval of the ratio.
+    """
+
+    name: str
+    base: float | None
+    head: float | None
+    ratio: float | None
+    verdict: str
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a gate says."""
+
+    kind: str  # "compare" or "gate"
+    verdict: str  # "pass", "fail" or "inconclusive"
+    base: str
+    head: str
+    threshold: float
+    changes: list[Change]
+    notes: list[str]  # what bears on it: reasons, the load, what it cannot see
+
+    @property
+    def notable(self) -> list[Change]:
+        """The changes that are not "same", the largest ratio first."""
+        others = [each for each in self.changes if each.verdict not in ("same", "")]
+        return sorted(others, key=lambda each: -(each.ratio or math.inf))
+
+    def count(self, verdict: str) -> int:
+        return sum(each.verdict == verdict for each in self.changes)
+
+
+def worst(verdicts: list[Verdict]) -> str | None:
+    """None where there are none."""
+    found = {each.verdict for each in verdicts}
+    return next((state for state in _STATES if state in found), None)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """OSError or ValueError, naming the path, where a file holds no JSON object."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise OSError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is JSON, but no object: {type(found).__name__}")
+    return found
+
+
+def read_verdict(path: Path, kind: str) -> Verdict:
+    """ValueError, naming the path, where it is not what `fastxent bench KIND --json` wrote."""
+    found = read_json(path)
+    key = "benchmarks" if kind == "compare" else "counts"
+    try:
+        if found.get("kind") != kind or found["verdict"] not in _STATES:
+            raise ValueError(f"kind {found.get('kind')!r}, verdict {found.get('verdict')!r}")
+        return Verdict(
+            kind=kind,
+            verdict=found["verdict"],
+            base=_side(found.get("base")),
+            head=_side(found.get("head")),
+            threshold=_number(found, "threshold") or 0.0,
+            changes=[_change(each) for each in found[key]],
+            notes=list(_notes(found)),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path} is not what `fastxent bench {kind}` writes: {error!r}") from error
+
+
+def _side(found: Any) -> str:
+    if not isinstance(found, dict):
+        return str(found or "?")
+    name, version = str(found.get("name", "?")), found.get("version")
+    return f"{name} ({version})" if version and version not in name else name
+
+
+def _change(found: dict[str, Any]) -> Change:
+    timed = "base_median" in found
+    return Change(
+        name=str(found["name"]),
+        base=_number(found, "base_median" if timed else "base"),
+        head=_number(found, "head_median" if timed else "head"),
+        ratio=_number(found, "ratio"),
+        verdict=str(found["verdict"]),
+        low=_number(found, "low"),
+        high=_number(found, "high"),
+    )
+
+
+def _number(found: dict[str, Any], name: str) -> float | None:
+    value = found.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number, not {value!r}")
+    return value if math.isfinite(value) else None
+
+
+def _notes(found: dict[str, Any]) -> list[str]:
+    notes = [str(reason) for reason in found.get("reasons") or []]
+    missing = {"only_in_base": "only in BASE", "only_in_head": "only in HEAD"}
+    for key, text in (missing | {"unreliable": "not in every run"}).items():
+        if names := found.get(key):
+            notes.append(f"{text}: {', '.join(map(str, names))}")
+    if load := [each for each in found.get("load") or [] if each is not None]:
+        notes.append(f"load of the machine before and after: {', '.join(map(str, load))}")
+    if found.get("blocks"):
+        notes.append(f"{found['blocks']} blocks of runs in the order A B B A")
+    if blind_to := found.get("blind_to"):
+        notes.append(str(blind_to))
+    return notes
