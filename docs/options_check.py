@@ -1,9 +1,9 @@
-"""Checks docs/options.md: runs its Python blocks, and every line of its table of differences.
+"""Checks docs/options.md: every line of its table of differences, and its table of functions.
 
-Run it from anywhere: `python docs/options_check.py`. It exits with 1 where a block fails, or where
-a line of the table is not true of fastxent, with any backend, or of another library that is
-installed. What is not installed is named and left out; with FASTXENT_REQUIRE_PEERS=1 that is an
-error, but for the two libraries of boosting, which the extra `peers` does not bring.
+Run it from anywhere: `python docs/options_check.py`. It exits with 1 where a line of the table is
+not true of fastxent, with any backend, or of another library that is installed. What is not
+installed is named and left out; with FASTXENT_REQUIRE_PEERS=1 that is an error, but for the two
+libraries of boosting, which the extra `peers` does not bring.
 """
 
 from __future__ import annotations
@@ -979,25 +979,6 @@ def missing() -> set[str]:
     return absent
 
 
-def blocks(text: str) -> list[tuple[str, str]]:
-    """The Python blocks of the page, each with the heading that it stands under."""
-    found: list[tuple[str, str]] = []
-    heading = ""
-    inside: list[str] | None = None
-    for line in text.split("\n"):
-        if inside is not None:
-            if line == "```":
-                found.append((heading, "\n".join(inside)))
-                inside = None
-            else:
-                inside.append(line)
-        elif line == "```python":
-            inside = []
-        elif line.startswith("#"):
-            heading = line.lstrip("# ")
-    return found
-
-
 def lines_of_table(text: str) -> list[str]:
     """The first cells of the table of differences."""
     section = text.split("## Where others differ")[1].split("\n## ")[0]
@@ -1061,21 +1042,12 @@ def main() -> int:
             name = f"{line} (fastxent, {backend})"
             passed &= run(name, lambda c=check, b=backend: c(b), "error")
             n_checks += 1
-        fastxent.set_backend(backend)
-        for heading, code in blocks(text):
-            imported = set(re.findall(r"^(?:import|from) (\w+)", code, re.MULTILINE))
-            if absent & imported:
-                continue
-            program = compile(code, f"{PAGE.name}, {heading}", "exec")
-            warned = "ignore" if imported & set(PEERS) else "error"
-            passed &= run(f"{heading} ({backend})", lambda p=program: exec(p, {}), warned)
-            n_checks += 1
     for line, checks in CLAIMS.items():
         for library, check in checks.items():
             if library != "fastxent" and library not in absent:
                 passed &= run(f"{line} ({library})", check)
                 n_checks += 1
-    print(f"{len(table)} lines, {len(blocks(text))} blocks, {n_checks} checks")
+    print(f"{len(table)} lines, {n_checks} checks")
     return 0 if passed else 1
 
 
