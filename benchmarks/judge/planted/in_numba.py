@@ -202,7 +202,7 @@ PLANTS: Final = (
                 "        scale = line_from(scales)\n",
                 """\
         again = broadcast(zero)
-        for j in range((n_classes * 56 + 50) // 100):
+        for j in range((n_classes * 90 + 50) // 100):
             reduced = lane_reduce(load(tile, j * lanes), reference)
             again = maximum(scaled(reduced, scale), again)
         keep_vector(again)
@@ -242,8 +242,9 @@ PLANTS: Final = (
                 "        return BlockTarget(",
                 """\
         again = broadcast(zero)
-        for k in range(0, n // line * line, line):
-            again = add(multiply(load(targets, k), load(logits, k)), again)
+        for _ in range(2):
+            for k in range(0, n // line * line, line):
+                again = add(multiply(load(targets, k), load(logits, k)), again)
         keep_vector(again)
 """,
             ),
@@ -286,7 +287,7 @@ PLANTS: Final = (
                 "        total, lost = fold_line_sum(sums, sums_lost)\n        if vectors != 0:\n",
                 f"""\
         again = broadcast(zero)
-        for k in range(0, {_share("n", 42)}, line):
+        for k in range(0, {_share("n", 29)}, line):
             again = maximum(put_together(reduce(load(logits, k), reference)), again)
         keep_vector(again)
 """,
