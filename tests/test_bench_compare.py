@@ -98,7 +98,7 @@ def test_a_module_that_a_side_lacks_is_not_taken_from_the_installation(tmp_path:
 def test_the_folder_of_an_environment_is_a_side() -> None:
     environment = Path(sys.executable).parent.parent
     with open_side(str(environment)) as side:
-        assert side.python == sys.executable
+        assert side.python == str(environment / "bin" / "python")
         assert "FASTXENT_BENCH_PACKAGE" not in side.environment
 
 
