@@ -28,14 +28,20 @@ class Timing:
 Timings = dict[Case, dict[str, Timing]]
 
 
-def read_results(path: Path) -> dict[str, Any]:
-    """What --benchmark-json, or reach.py, wrote; OSError or ValueError, naming the path."""
+def read_json(path: Path, writer: str = "") -> Any:
+    """What a file holds; OSError or ValueError, naming the path and what writes such files."""
     try:
-        results = json.loads(path.read_text("utf-8"))
+        return json.loads(path.read_text("utf-8"))
     except OSError as error:
         raise OSError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON, which --benchmark-json writes: {error}") from error
+    except (ValueError, RecursionError) as error:
+        hint = f", which {writer} writes" if writer else ""
+        raise ValueError(f"{path} is no JSON{hint}: {error}") from error
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """What --benchmark-json, or reach.py, wrote; OSError or ValueError, naming the path."""
+    results = read_json(path, "--benchmark-json")
     if not isinstance(results, dict) or "benchmarks" not in results:
         raise ValueError(f"{path} has no results of benchmarks, which --benchmark-json writes")
     return results

@@ -58,8 +58,9 @@ def main(
     idle: Annotated[bool, typer.Option("--idle", help="Only without a neighbour.")] = False,
     busy: Annotated[bool, typer.Option("--busy", help="Only beside a busy neighbour.")] = False,
     only: Annotated[
-        list[str], typer.Option(metavar="NAME", help="Only this plant, or `same`; may be repeated.")
-    ] = [],  # noqa: B006
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Only this plant, or `same`; may be repeated."),
+    ] = None,
     gate: Annotated[str, typer.Option(help="Only this gate: A or B.")] = "",
     cache: Annotated[Path, typer.Option(help="Where the wheels are built and kept.")] = CACHE,
     write: Annotated[bool, typer.Option("--write", help="Only write the page's tables.")] = False,
@@ -67,18 +68,19 @@ def main(
     check: Annotated[bool, typer.Option("--check", help="Verify the planted versions.")] = False,
 ) -> None:
     """Prove the gates of `fastxent bench`."""
+    names = only or []
     with ending_with_a_message("gates"):
         if write:
             write_page(results)
         elif check:
-            raise typer.Exit(check_plants(cache, chosen_plants(only)))
+            raise typer.Exit(check_plants(cache, chosen_plants(names)))
         elif short:
             raise typer.Exit(prove_shortly(cache))
         else:
             neighbours = [neighbour for neighbour, wanted in ((False, not busy), (True, not idle))
                           if wanted]  # fmt: skip
-            with_same = not only or "same" in only
-            wanted = tasks(pairs if with_same else 0, neighbours, chosen_plants(only))
+            with_same = not names or "same" in names
+            wanted = tasks(pairs if with_same else 0, neighbours, chosen_plants(names))
             prove(Proof(ROOT, cache, results), [task for task in wanted if gate in task.gate])
             if results.resolve() == RESULTS:
                 write_page(results)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from fastxent.cli import main
 
 MACHINE = {
     "cpu": "Some CPU @ 2 GHz",
@@ -34,6 +38,31 @@ SPEEDS: dict[str, tuple[str, float, float]] = {
     "torch": ("peer", 7000, 1500),
     "torch_compile": ("peer", 25000, 550),
 }
+
+
+def bench(*arguments: str | Path) -> int:
+    """The exit status of `fastxent bench`."""
+    try:
+        main(["bench", *map(str, arguments)])
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def written(folder: Path, content: dict[str, Any], name: str = "results.json") -> Path:
+    file = folder / name
+    file.write_text(json.dumps(content))
+    return file
+
+
+def bare_entry(
+    group: str, implementation: str, kind: str, median: float, arrays: int = 1
+) -> dict[str, Any]:
+    """One benchmark of a group, by its name, with no more than is judged."""
+    operation, dtype, shape, threads = group.split()
+    info = {"operation": operation, "dtype": dtype, "shape": shape, "threads": int(threads[0])}
+    info |= {"implementation": implementation, "kind": kind, "bytes": arrays * 1000}
+    return {"group": group, "extra_info": info, "stats": {"median": median}}
 
 
 def throughput(

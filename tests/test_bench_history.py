@@ -14,6 +14,7 @@ from typing import Any
 import made_up_results as made_up
 import numpy as np
 import pytest
+from made_up_results import bench, written
 
 pytest.importorskip("cpuinfo", reason="the extra 'bench' brings it")
 
@@ -28,24 +29,7 @@ from fastxent.benchmarks.judge.history import (
     series_of,
 )
 
-from fastxent.cli import main
-
 Array = np.ndarray[Any, Any]
-
-
-def bench(*arguments: str | Path) -> int:
-    """The exit status of `fastxent bench`."""
-    try:
-        main(["bench", *map(str, arguments)])
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
-
-
-def written(folder: Path, results: dict[str, Any], name: str = "results.json") -> Path:
-    file = folder / name
-    file.write_text(json.dumps(results))
-    return file
 
 
 def entry(i: int = 0, **more: Any) -> Entry:

@@ -15,6 +15,7 @@ from typing import Any
 
 import made_up_results as made_up
 import pytest
+from made_up_results import bench, written
 
 pytest.importorskip("cpuinfo", reason="the extra 'bench' brings it")
 
@@ -30,25 +31,8 @@ from fastxent.benchmarks.judge.sides import Side
 from fastxent.benchmarks.judge.statistics import Interval
 from fastxent.benchmarks.judge.verdicts import read_verdict
 
-from fastxent.cli import main
-
 GRID = ["32x10", "32x1000", "1024x10", "1024x1000", "1024x32000"]
 HOSTILE = "</title></svg><script>alert(1)</script>&\"'`|*_[x](http://e.example)@all\x1b\ud800"
-
-
-def bench(*arguments: str | Path) -> int:
-    """The exit status of `fastxent bench`."""
-    try:
-        main(["bench", *map(str, arguments)])
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
-
-
-def written(folder: Path, content: dict[str, Any], name: str = "results.json") -> Path:
-    file = folder / name
-    file.write_text(json.dumps(content))
-    return file
 
 
 def measured(folder: Path, **more: Any) -> list[Measured]:

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_up_results import bare_entry as entry
 
 pytest.importorskip("pytest_benchmark", reason="the extra 'bench' brings it")
-
-N_BYTES = 1000  # of the logits
 
 
 def reach(folder: Path, *options: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -28,15 +27,6 @@ def reach(folder: Path, *options: str, **env: str) -> subprocess.CompletedProces
         timeout=200,
         check=False,
     )
-
-
-def entry(
-    group: str, implementation: str, kind: str, median: float, arrays: int = 1
-) -> dict[str, Any]:
-    operation, dtype, shape, threads = group.split()
-    info = {"operation": operation, "dtype": dtype, "shape": shape, "threads": int(threads[0])}
-    info |= {"implementation": implementation, "kind": kind, "bytes": arrays * N_BYTES}
-    return {"group": group, "extra_info": info, "stats": {"median": median}}
 
 
 def table(folder: Path, results: dict[str, Any], *options: str) -> list[list[str]]:

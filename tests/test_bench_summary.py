@@ -6,6 +6,7 @@ import io
 from typing import Any
 
 import pytest
+from made_up_results import bare_entry as entry
 
 pytest.importorskip("cpuinfo", reason="the extra 'bench' brings it")
 
@@ -16,17 +17,6 @@ from fastxent.benchmarks.judge.targets import OPTIONS_AT_MOST
 from fastxent.benchmarks.results import read_timings
 from rich.console import Console
 from rich.table import Table
-
-N_BYTES = 1000  # of the logits
-
-
-def entry(
-    group: str, implementation: str, kind: str, median: float, arrays: int = 1
-) -> dict[str, Any]:
-    operation, dtype, shape, threads = group.split()
-    info = {"operation": operation, "dtype": dtype, "shape": shape, "threads": int(threads[0])}
-    info |= {"implementation": implementation, "kind": kind, "bytes": arrays * N_BYTES}
-    return {"group": group, "extra_info": info, "stats": {"median": median}}
 
 
 def cells(table: Table) -> list[list[str]]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
-from fastxent.benchmarks.commands.errors import ending_with_a_message
+from fastxent.benchmarks.commands.errors import STATUS, ending_with_a_message
 from fastxent.benchmarks.draw.compared import as_markdown, as_table
 from fastxent.benchmarks.draw.tables import print_table
 from fastxent.benchmarks.judge.paired import Comparison, Options, compare
@@ -16,8 +16,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from fastxent.config import check_environment
-
-_STATUS: Final = {"pass": 0, "fail": 1, "inconclusive": 3}
 
 
 def compare_command(
@@ -101,7 +99,7 @@ def compare_command(
             write_text(json_path, json.dumps(found.as_json(), indent=1) + "\n")
         if markdown_path:
             write_text(markdown_path, as_markdown(found))
-    raise typer.Exit(_STATUS[found.verdict])
+    raise typer.Exit(STATUS[found.verdict])
 
 
 def _with_progress(base: str, head: str | None, options: Options) -> Comparison:

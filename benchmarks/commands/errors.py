@@ -1,11 +1,15 @@
-"""How a command ends where it cannot go on: one line on standard error."""
+"""How a command ends: with the status of its verdict, or one line on standard error."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Final
 
 from fastxent.cli import INTERRUPTED, stop
+
+# Exit statuses; 2 is a wrong command.
+STATUS: Final = {"pass": 0, "fail": 1, "inconclusive": 3}
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
-from fastxent.benchmarks.commands.errors import ending_with_a_message
+from fastxent.benchmarks.commands.errors import STATUS, ending_with_a_message
 from fastxent.benchmarks.draw.counts import as_markdown, as_table
 from fastxent.benchmarks.draw.tables import print_table
 from fastxent.benchmarks.judge.counting import (
@@ -31,7 +31,6 @@ from fastxent.benchmarks.judge.sides import Side, open_side
 from fastxent.verify.reports.writers import check_target, write_text
 from rich.progress import Progress
 
-_STATUS: Final = {"pass": 0, "fail": 1, "inconclusive": 3}
 # What the processes import beside the package.
 _NEEDS: Final = ("numpy", "ml_dtypes")
 
@@ -83,7 +82,7 @@ def gate(
             write_text(json_path, json.dumps(report, indent=1))
         if markdown_path:
             write_text(markdown_path, as_markdown(judgement))
-    raise typer.Exit(0 if record else _STATUS[judgement.verdict])
+    raise typer.Exit(0 if record else STATUS[judgement.verdict])
 
 
 def _chosen(option: str, name: str | None, names: tuple[str, ...]) -> tuple[str, ...]:

@@ -12,9 +12,11 @@ _HEADINGS = ("kernel", "before", "now", "change", "")
 
 def as_table(counts: Sequence[Count], threshold: float) -> Table:
     table = Table()
-    for heading in _HEADINGS:
-        justify = "right" if heading in ("before", "now", "change") else "left"
-        table.add_column(heading, no_wrap=True, justify=justify)  # type: ignore[arg-type]
+    kernel, *numbers, change = _HEADINGS
+    table.add_column(kernel, no_wrap=True)
+    for heading in numbers:
+        table.add_column(heading, no_wrap=True, justify="right")
+    table.add_column(change, no_wrap=True)
     for count in counts:
         table.add_row(*_cells(count, threshold))
     return table

@@ -7,13 +7,11 @@ kernel. A dump follows each time, so every kernel of every case has a count of i
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import platform
 import re
 import shutil
-import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +20,7 @@ from typing import Any, Final
 
 from fastxent.benchmarks.judge.sides import Side
 from fastxent.benchmarks.machine import count_cpus
-from fastxent.benchmarks.measure.processes import launched
+from fastxent.benchmarks.measure.processes import kill_group, launched
 
 # Those that valgrind runs, by Cython's name, and what Numba compiles for.
 INSTRUCTION_SETS: Final[Mapping[str, Mapping[str, str]]] = {
@@ -154,8 +152,7 @@ async def _run(
     try:
         printed, _ = await process.communicate()
     except BaseException:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        kill_group(process.pid)
         await process.wait()
         raise
     if process.returncode:

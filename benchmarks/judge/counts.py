@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from fastxent.benchmarks.results import read_json
+
 RECORDED: Final = Path(__file__).with_name("counts.json")
 BLIND_TO: Final = (
     "Counts do not see what is waited for: bandwidth, cache misses, mispredicted branches, threads "
@@ -130,12 +132,7 @@ def differences(backend: str, recorded: Mapping[str, Any], here: Mapping[str, An
 
 def read_recorded(path: Path = RECORDED) -> dict[str, Any]:
     """What `--record` wrote; OSError or ValueError, naming the path."""
-    try:
-        recorded = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise OSError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON, which --record writes: {error}") from error
+    recorded = read_json(path, "--record")
     if not isinstance(recorded, dict):
         raise ValueError(f"{path} has no counts, which --record writes")
     return recorded

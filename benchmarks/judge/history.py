@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, Final
 
 from fastxent.benchmarks.judge.change_points import ChangePoint, find_change_points, find_steps
 from fastxent.benchmarks.judge.machines import machine_of
-from fastxent.benchmarks.judge.verdicts import read_json
+from fastxent.benchmarks.judge.verdicts import read_object
 
 UNITS: Final = ("seconds", "instructions")
 
@@ -79,7 +79,7 @@ def entries_from(path: Path, revision: str | None) -> list[Entry]:
 
     ValueError where it is none of these, or names no revision and none is given.
     """
-    found = read_json(path)
+    found = read_object(path)
     if found.get("kind") == "gate":
         return _entries_of_gate(found, path, revision)
     if isinstance(found.get("benchmarks"), list) and found.get("kind") is None:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
+from fastxent.benchmarks.measure.case import combinations
+
 Measure = Literal[
     "of_memory",  # bandwidth over the bytes that must move / that of a plain read or copy
     "of_peer",  # time of the fastest other library / our time
@@ -33,10 +35,7 @@ class Requirement:
 
     def timed(self) -> Iterator[tuple[str, str, str]]:
         """The (operation, dtype, shape) that it speaks of."""
-        for dtype in self.dtypes:
-            for shape in self.shapes:
-                for operation in self.operations:
-                    yield operation, dtype, shape
+        return combinations(self.operations, self.dtypes, self.shapes)
 
 
 @dataclass(frozen=True)

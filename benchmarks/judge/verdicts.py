@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from fastxent.benchmarks.results import read_json
 
 # A word for each, the worst first.
 _STATES = ("fail", "inconclusive", "pass")
@@ -56,14 +57,9 @@ def worst(verdicts: list[Verdict]) -> str | None:
     return next((state for state in _STATES if state in found), None)
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     """OSError or ValueError, naming the path, where a file holds no JSON object."""
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise OSError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
+    found = read_json(path)
     if not isinstance(found, dict):
         raise ValueError(f"{path} is JSON, but no object: {type(found).__name__}")
     return found
@@ -71,7 +67,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read_verdict(path: Path, kind: str) -> Verdict:
     """ValueError, naming the path, where it is not what `fastxent bench KIND --json` wrote."""
-    found = read_json(path)
+    found = read_object(path)
     key = "benchmarks" if kind == "compare" else "counts"
     try:
         if found.get("kind") != kind or found["verdict"] not in _STATES:

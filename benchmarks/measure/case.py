@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Final
 
 import ml_dtypes
@@ -44,6 +46,14 @@ _ARRAYS_MOVED: Final = {
     "grad_hess": 3,
     "hvp": 3,
 }
+
+
+def combinations(
+    operations: Iterable[str], dtypes: Iterable[str], shapes: Iterable[str]
+) -> Iterator[tuple[str, str, str]]:
+    """Every (operation, dtype, shape); those that share arrays are neighbours."""
+    for dtype, shape, operation in product(dtypes, shapes, operations):
+        yield operation, dtype, shape
 
 
 @dataclass(frozen=True)

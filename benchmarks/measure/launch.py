@@ -67,6 +67,7 @@ def _load_benchmarks(package: ModuleType) -> None:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    # As an import would leave it; no type says that a module has this attribute.
     sys.modules[_BENCHMARKS] = package.benchmarks = module  # type: ignore[attr-defined]
     spec.loader.exec_module(module)
 

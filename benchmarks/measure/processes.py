@@ -50,18 +50,19 @@ def run_program(
         try:
             printed, _ = process.communicate()
         except BaseException:
-            _kill_group(process)
+            kill_group(process.pid)
+            process.wait()
             raise
     return subprocess.CompletedProcess(command, process.returncode, printed or "")
 
 
-def _kill_group(process: subprocess.Popen[str]) -> None:
-    if hasattr(os, "killpg"):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    else:
-        process.kill()
-    process.wait()
+def kill_group(leader: int) -> None:
+    """Kill a process started in a session of its own, and all that it has started."""
+    with contextlib.suppress(ProcessLookupError):
+        if hasattr(os, "killpg"):
+            os.killpg(leader, signal.SIGKILL)
+        else:
+            os.kill(leader, signal.SIGTERM)  # Windows ends the process at once
 
 
 def run_pytest(

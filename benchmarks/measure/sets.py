@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from fastxent.benchmarks.judge.targets import requirements
-from fastxent.benchmarks.measure.case import OPERATIONS
+from fastxent.benchmarks.measure.case import OPERATIONS, combinations
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,7 @@ class Timed:
     threads: Literal["each", "one", "all"] = "each"
 
     def combinations(self) -> Iterator[tuple[str, str, str]]:
-        for dtype in self.dtypes:
-            for shape in self.shapes:
-                for operation in self.operations:
-                    yield operation, dtype, shape
+        return combinations(self.operations, self.dtypes, self.shapes)
 
 
 @dataclass(frozen=True)
