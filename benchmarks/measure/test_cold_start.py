@@ -5,7 +5,6 @@ Times include the start of Python and the import of NumPy, which each group show
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from typing import Any, Final
 
 import pytest
 from fastxent.benchmarks.machine import cpu_name, load
+from fastxent.benchmarks.measure.implementations import IMPLEMENTATIONS
 from fastxent.benchmarks.measure.selection import Selection, parametrize
 
 import fastxent
@@ -82,10 +82,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def test_a_fresh_process_in_time(start: str, name: str, benchmark: Any) -> None:
     chosen = next(each for each in _STARTS if (each.group, each.name) == (start, name))
-    if chosen.kind == "peer" and importlib.util.find_spec(name) is None:
-        pytest.skip(f"not installed: {name}; the extra 'peers' brings it")
-    if chosen.kind == "backend" and name not in ("fastxent", *fastxent.available_backends()):
-        pytest.skip(f"the backend {name} is not available in this installation")
+    if name in IMPLEMENTATIONS:
+        IMPLEMENTATIONS[name].skip_or_fail_if_missing()
+        IMPLEMENTATIONS[name].skip_if_unavailable(name)
     _check_package()
     benchmark.group = chosen.group
     # No "implementation", by which results of throughput are known: there is nothing to divide by.

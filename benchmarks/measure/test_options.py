@@ -14,10 +14,9 @@ from fastxent.benchmarks.judge.targets import BACKENDS
 from fastxent.benchmarks.machine import cpu_name, load
 from fastxent.benchmarks.measure.backends import Call, instruction_set
 from fastxent.benchmarks.measure.case import Case
+from fastxent.benchmarks.measure.implementations import IMPLEMENTATIONS
 from fastxent.benchmarks.measure.options import NAMES, call_with
 from fastxent.benchmarks.measure.selection import SELECTION, Selection, parametrize
-
-import fastxent
 
 _MOST_ROUNDS: Final = 101
 
@@ -45,8 +44,7 @@ def test_options_in_time(
     benchmark: Any,
     request: pytest.FixtureRequest,
 ) -> None:
-    if backend not in fastxent.available_backends():
-        pytest.skip(f"the backend {backend} is not available in this installation")
+    IMPLEMENTATIONS[backend].skip_if_unavailable(backend)
     case = Case(operation, dtype, shape, threads)
     benchmark.group = f"options {case.group} {backend}"
     benchmark.extra_info.update(
