@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import resource
 import subprocess
 import sys
 import time
@@ -19,9 +20,10 @@ import pytest
 pytest.importorskip("cpuinfo", reason="the extra 'bench' brings it")
 
 from fastxent.benchmarks.judge.planted import PLANTS, Edit, Plant, apply_to
+from fastxent.benchmarks.judge.planted import neighbour as neighbouring
 from fastxent.benchmarks.judge.planted import proof as proving
 from fastxent.benchmarks.judge.planted.builds import hash_of, read_sources
-from fastxent.benchmarks.judge.planted.neighbour import busy_neighbour
+from fastxent.benchmarks.judge.planted.neighbour import COMMAND, busy_neighbour
 from fastxent.benchmarks.judge.planted.proof import (
     Proof,
     Task,
@@ -194,20 +196,39 @@ def test_a_summary_has_the_largest_ratio_and_its_interval() -> None:
 
 
 def test_a_neighbour_is_busy_and_ends() -> None:
-    with busy_neighbour():
-        started = time.process_time()
-        time.sleep(0.2)
-        assert time.process_time() - started < 0.1  # it is another process
+    def seconds_of_children() -> float:
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
+    def disturbed(seconds: float) -> float:
+        before = seconds_of_children()
+        with busy_neighbour():
+            started = time.process_time()
+            time.sleep(seconds)
+            assert time.process_time() - started < 0.1  # it is another process
+        return seconds_of_children() - before
+
+    # beyond what it takes to start, it is busy all the time
+    assert disturbed(1.2) - disturbed(0.2) > 0.4
     with busy_neighbour(present=False):
         pass
     # it ends, too, where whoever started it has no chance to end it
-    orphan = [
-        sys.executable, "-c",
-        "from fastxent.benchmarks.judge.planted.neighbour import disturb; disturb()",
-    ]  # fmt: skip
-    with subprocess.Popen(orphan, stdin=subprocess.PIPE) as process:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL}
+    with subprocess.Popen(COMMAND, **pipes) as process:
         process.communicate(timeout=30)
     assert process.returncode == 0
+
+
+def test_a_neighbour_that_does_not_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbouring, "COMMAND", (sys.executable, "-c", "raise SystemExit(1)"))
+    with pytest.raises(ChildProcessError, match="did not start"), busy_neighbour():
+        pass
+
+
+def test_a_neighbour_that_ends_too_early_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbouring, "COMMAND", (sys.executable, "-c", "print(flush=True)"))
+    with pytest.raises(ChildProcessError, match="ended before"), busy_neighbour():
+        time.sleep(0.5)
 
 
 # ---- the page ------------------------------------------------------------------------------------

@@ -17,18 +17,28 @@ import numpy as np
 TURN: Final = 0.5  # seconds
 _STREAMED: Final = 1 << 28  # bytes, more than caches hold
 _IN_CACHE: Final = 1 << 12
+# -P: the root of a checkout, where one may stand, would shadow the installed package.
+COMMAND: Final = (sys.executable, "-P", "-c", f"from {__name__} import disturb; disturb()")
 
 
 @contextlib.contextmanager
 def busy_neighbour(present: bool = True) -> Iterator[None]:
-    """The process runs as long as the context, and ends with whoever started it."""
+    """The process runs as long as the context, and ends with whoever started it.
+
+    Raises ChildProcessError where it does not start, or has not lasted: what was measured beside
+    it would be of an idle machine.
+    """
     if not present:
         yield
         return
-    command = [sys.executable, "-c", f"from {__name__} import disturb; disturb()"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+    with subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         try:
+            assert process.stdout is not None
+            if not process.stdout.readline():
+                raise ChildProcessError("the busy neighbour did not start: see its message above")
             yield
+            if process.poll() is not None:
+                raise ChildProcessError("the busy neighbour ended before what it was to disturb")
         finally:
             process.kill()
 
@@ -41,6 +51,7 @@ def disturb() -> None:
     threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
     source, destination = np.ones(_STREAMED // 8), np.ones(_STREAMED // 8)
     numbers = np.linspace(0, 1, _IN_CACHE)
+    print(flush=True)  # it has started
     while True:
         for work in (
             lambda: np.copyto(destination, source),
