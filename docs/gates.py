@@ -70,6 +70,8 @@ def main(
     """Prove the gates of `fastxent bench`."""
     names = only or []
     with ending_with_a_message("gates"):
+        if gate not in ("", "A", "B"):
+            raise ValueError(f"--gate must be A or B, not {gate!r}")
         if write:
             write_page(results)
         elif check:

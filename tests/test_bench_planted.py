@@ -294,3 +294,11 @@ def test_lines_that_are_no_json_are_named(tmp_path: Path) -> None:
     path.write_text(json.dumps({"a": 1}) + "\n{\n")
     with pytest.raises(ValueError, match=r"results.jsonl: line 2 is no JSON"):
         read_records(path)
+
+
+def test_a_gate_that_is_none_is_an_error(
+    page: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        page.main(gate="C")
+    assert "--gate must be A or B, not 'C'" in capsys.readouterr().err
