@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 from fastxent.benchmarks.judge.paired import (
+    BASE,
+    CONTROL,
+    HEAD,
     Compared,
     Options,
-    Run,
-    Timed,
     _again,
     closed,
     is_open,
-    judge_runs,
-    pair_up,
+    judge_blocks,
     split,
 )
 from fastxent.benchmarks.judge.statistics import Interval, intervals, judge, overall
+from fastxent.benchmarks.measure.turns import Block, Timed
 
 Array = np.ndarray[Any, Any]
 QUIET = Interval(1.0, 0.99, 1.01)
@@ -62,20 +62,6 @@ def test_one_slowdown_fails_and_nothing_passes_that_was_not_measured_well() -> N
     assert overall([]) == "inconclusive"
 
 
-def test_neighbours_of_unlike_sides_are_pairs_and_of_like_ones_the_control() -> None:
-    times = np.array([[0.0, 1.0, 3.0, 7.0, 15.0, 31.0, 63.0, 127.0]])
-    pairs, control = pair_up(times, "ABBAABBA")
-    assert pairs.tolist() == [[1, -4, 16, -64]]  # head - base
-    assert control.tolist() == [[2, -8, 32]]
-
-
-def test_a_steady_drift_moves_neither_pairs_nor_control() -> None:
-    drifting = 0.01 * np.arange(17)[None, :16]
-    pairs, control = pair_up(drifting, "ABBA" * 4)
-    assert pairs.mean() == pytest.approx(0)
-    assert abs(control.mean()) < 0.01 / 6
-
-
 def test_one_or_two_pairs_say_next_to_nothing() -> None:
     (one,) = intervals(np.array([[0.2]]), 0.95)
     assert (one.low, one.high) == (0, math.inf)
@@ -109,25 +95,17 @@ def test_one_wild_pair_leaves_the_interval_where_it_is() -> None:
     assert 0.95 < found.low < 1 < found.high < 1.05
 
 
-# ---- rounds --------------------------------------------------------------------------------------
+# ---- series --------------------------------------------------------------------------------------
 
 
-def runs(order: str, times: dict[str, Sequence[float]]) -> list[Run]:
-    return [
-        (side, {name: Timed(each[i], "a group") for name, each in times.items()})
-        for i, side in enumerate(order)
-    ]
-
-
-def steady(order: str, factor: float) -> list[float]:
-    return [factor if side == "B" else 1.0 for side in order]
-
-
-ORDER = "ABBA" * 4
+def steady(factor: float, n_blocks: int) -> list[Block]:
+    logs = {BASE: [0.0] * 5, HEAD: [math.log(factor)] * 5, CONTROL: [0.0] * 5}
+    ran = {who: {"f.py::t"} for who in logs}
+    return [Block(timed={"f.py::t": Timed("a group", logs)}, ran=ran)] * n_blocks
 
 
 def judged(factor: float) -> Compared:
-    (found,) = judge_runs(runs(ORDER, {"f.py::t": steady(ORDER, factor)}), ["f.py::t"], Options())
+    (found,) = judge_blocks(steady(factor, 4), ["f.py::t"], Options())
     return found
 
 
@@ -140,9 +118,18 @@ def test_ratios_are_of_head_to_base() -> None:
     assert judged(0.5).verdict == "faster"
 
 
+def test_rounds_in_which_the_machine_changes_its_speed_do_not_count() -> None:
+    rng = np.random.default_rng(0)
+    jumps = np.where(np.arange(15) % 3 == 0, rng.uniform(-0.5, 0.5, 15), 0.0)
+    logs = {BASE: [0.0] * 15, HEAD: (jumps + math.log(1.1)).tolist(), CONTROL: (-jumps).tolist()}
+    blocks = [Block(timed={"t": Timed(None, logs)})] * 4
+    (found,) = judge_blocks(blocks, ["t"], Options())
+    assert found.measured.ratio == pytest.approx(1.1)
+    assert found.control.ratio == pytest.approx(1)
+
+
 def again(factor: float, before: Compared) -> Compared:
-    repeat = runs(ORDER * 2, {"f.py::t": steady(ORDER * 2, factor)})
-    return _again(repeat, ["f.py::t"], {"f.py::t": before}, Options())["f.py::t"]
+    return _again(steady(factor, 8), ["f.py::t"], {"f.py::t": before}, Options())["f.py::t"]
 
 
 def test_a_slowdown_counts_when_the_repeat_has_it_too() -> None:
@@ -168,53 +155,66 @@ def test_a_slowdown_found_first_in_a_repeat_needs_another() -> None:
 
 
 def test_benchmarks_of_one_side_alone_are_set_apart() -> None:
-    mixed: list[Run] = [
-        ("A", {name: Timed(1) for name in ("both", "old", "moody")}),
-        ("B", {name: Timed(1) for name in ("both", "new", "moody")}),
-        ("B", {name: Timed(1) for name in ("both", "new")}),
-        ("A", {name: Timed(1) for name in ("both", "old", "moody")}),
-    ]
-    assert split(mixed) == (("both",), ("old",), ("new",), ("moody",))
+    timed = Timed(None, {})
+    old, new = {"both", "old", "moody"}, {"both", "new", "moody"}
+    first = Block({"both": timed, "moody": timed}, {BASE: old, HEAD: new, CONTROL: old})
+    second = Block({"both": timed}, {BASE: old, HEAD: {"both", "new"}, CONTROL: old})
+    assert split([first, second]) == (("both",), ("old",), ("new",), ("moody",))
 
 
 # ---- false alarms and power, by simulation ------------------------------------------------------
 
 N_BENCHMARKS = 30
+N_ROUNDS = 13
+TURNS = (BASE, HEAD, CONTROL, CONTROL, HEAD, BASE)
 
 
-def noise(kind: str, shape: tuple[int, int], rng: np.random.Generator) -> Array:
-    """Logarithms of processes' times, in the order in which they run."""
-    n = shape[1]
-    values = rng.standard_normal(shape) * 0.01
+def noise(kind: str, rng: np.random.Generator) -> dict[str, Array]:
+    """Logarithms of times of a call in the turns of a block: (benchmarks, rounds) each."""
+    turns = (N_BENCHMARKS, N_ROUNDS * len(TURNS))
+    values = rng.standard_normal(turns) * 0.03
     if kind == "heavy tails":
-        values = rng.standard_t(3, shape) * 0.01
+        values = rng.standard_t(2, turns) * 0.02
     elif kind == "drift":
-        values += np.linspace(0, 0.3, n)
-    elif kind == "a level shift":
-        values += (np.arange(n) >= rng.integers(1, n, (shape[0], 1))) * 0.3
-    elif kind == "disturbed processes":
-        values += (rng.random(shape) < 0.05) * rng.uniform(0.05, 0.5, shape)
-    elif kind == "two levels":
-        values += (rng.random(shape) < 0.5) * 0.02
-    return values
+        values += np.linspace(0, 0.3, turns[1])
+    elif kind == "two speeds":  # the machine's, each for some rounds
+        changes = np.cumsum(rng.random(turns) < 0.03, axis=1)
+        values += (changes % 2) * math.log(1.5)
+    elif kind == "disturbed turns":
+        values += (rng.random(turns) < 0.1) * rng.uniform(0.05, 0.5, turns)
+    logs = {who: np.zeros((N_BENCHMARKS, N_ROUNDS)) for who in set(TURNS)}
+    for i, who in enumerate(TURNS):
+        logs[who] += values[:, i :: len(TURNS)] / 2
+    for each in logs.values():  # where a process's memory lies
+        each += rng.standard_normal((N_BENCHMARKS, 1)) * 0.005
+        if kind == "two levels":
+            each += (rng.random((N_BENCHMARKS, 1)) < 0.5) * 0.02
+        elif kind == "disturbed processes":
+            each += (rng.random((N_BENCHMARKS, 1)) < 0.02) * rng.uniform(0.05, 0.5)
+    return logs
 
 
-def verdicts_of_rounds(kind: str, slowed: float, seed: int) -> list[str]:
-    """All three rounds as `compare` runs them; the first benchmark is slowed."""
+def made_up(kind: str, names: list[str], slowed: float, rng: np.random.Generator) -> Block:
+    logs = noise(kind, rng)
+    logs[HEAD][0] += math.log(slowed)
+    return Block(
+        {name: Timed(None, {who: list(logs[who][int(name)]) for who in logs}) for name in names},
+        {who: set(names) for who in logs},
+    )
+
+
+def verdicts_of_series(kind: str, slowed: float, seed: int) -> list[str]:
+    """All three series as `compare` runs them; the first benchmark is slowed."""
     rng = np.random.default_rng(seed)
     names = [str(i) for i in range(N_BENCHMARKS)]
     found: dict[str, Compared] = {}
     todo = names
     for number in range(3):
-        order = "ABBA" * (5 if number == 0 else 10)
-        logs = noise(kind, (len(todo), len(order)), rng)
-        if "0" in todo:
-            logs[0] += np.log(slowed) * np.array([side == "B" for side in order])
-        times = {name: np.exp(row).tolist() for name, row in zip(todo, logs, strict=True)}
+        blocks = [made_up(kind, todo, slowed, rng) for _ in range(5 if number == 0 else 10)]
         if number == 0:
-            found = {each.name: each for each in judge_runs(runs(order, times), names, Options())}
+            found = {each.name: each for each in judge_blocks(blocks, names, Options())}
         else:
-            found |= _again(runs(order, times), todo, found, Options())
+            found |= _again(blocks, todo, found, Options())
         todo = [name for name, each in found.items() if is_open(each)]
         if not todo:
             break
@@ -225,15 +225,16 @@ KINDS = (
     "normal",
     "heavy tails",
     "drift",
-    "a level shift",
-    "disturbed processes",
+    "two speeds",
+    "disturbed turns",
     "two levels",
+    "disturbed processes",
 )
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_noise_alone_is_never_slower(kind: str) -> None:
-    found = [verdicts_of_rounds(kind, 1.0, seed) for seed in range(8)]
+    found = [verdicts_of_series(kind, 1.0, seed) for seed in range(8)]
     assert not any("slower" in verdicts for verdicts in found)
     # Not by saying nothing: most of the time all is well, and it is said.
     assert sum(overall(verdicts) == "pass" for verdicts in found) >= 6  # type: ignore[arg-type]
@@ -241,18 +242,18 @@ def test_noise_alone_is_never_slower(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_slowdown_of_a_tenth_is_found(kind: str) -> None:
-    found = [verdicts_of_rounds(kind, 1.1, seed) for seed in range(8)]
+    found = [verdicts_of_series(kind, 1.1, seed) for seed in range(8)]
     assert sum(verdicts[0] == "slower" for verdicts in found) >= 7
     assert not any("slower" in verdicts[1:] for verdicts in found)
 
 
 @pytest.mark.parametrize("kind", ["normal", "heavy tails"])
 def test_a_slowdown_at_the_threshold_hardly_ever_fails(kind: str) -> None:
-    found = [verdicts_of_rounds(kind, 1.05, seed)[0] for seed in range(12)]
+    found = [verdicts_of_series(kind, 1.05, seed)[0] for seed in range(12)]
     assert found.count("slower") <= 1
 
 
-def test_two_rounds_seldom_miss_on_the_same_side() -> None:
+def test_two_series_seldom_miss_on_the_same_side() -> None:
     """Of 100 benchmarks at the threshold one is called slower in 5 of 100 comparisons at most."""
     rng = np.random.default_rng(4)
     missed = 0

@@ -51,7 +51,7 @@ def compare_command(
         int | None,
         typer.Option(
             metavar="N",
-            help="How often the order A B B A is run; a repeat has twice as many. "
+            help="How many fresh processes of each version; a repeat has twice as many. "
             "[default: what fits into 8 minutes, 4 to 10]",
         ),
     ] = None,
@@ -73,7 +73,7 @@ def compare_command(
         ),
     ] = None,
 ) -> None:
-    """Run two versions in alternation, and say whether one is slower.
+    """Run two versions in turns of milliseconds, and say whether one is slower.
 
     Exit status: 0 if nothing is slower; 1 if something is, and a repeat confirms it; 2 for a wrong
     command, or where nothing can be measured; 3 where the machine was not quiet enough to say;

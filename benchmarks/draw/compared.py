@@ -77,9 +77,10 @@ def _summary(comparison: Comparison) -> Iterator[str]:
         f"({', '.join(parts)}; beyond {options.threshold:.0%} counts)"
     )
     yield (
-        f"{comparison.head.name} against {comparison.base.name}: {comparison.blocks} times A B B A "
-        f"in {comparison.seconds / 60:.1f} minutes, load {_load(comparison.load[0])} before and "
-        f"{_load(comparison.load[1])} after, intervals of {options.confidence:.0%} for all together"
+        f"{comparison.head.name} against {comparison.base.name}: {comparison.blocks} processes "
+        f"each in {comparison.seconds / 60:.1f} minutes, load {_load(comparison.load[0])} before "
+        f"and {_load(comparison.load[1])} after, intervals of {options.confidence:.0%} for all "
+        "together"
     )
     for text, names in (
         ("only base runs", comparison.only_in_base),

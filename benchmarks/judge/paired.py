@@ -1,13 +1,12 @@
 """Two versions in alternation: is one slower than the other?
 
-Processes run in the order A B B A, A B B A, ... Each times all benchmarks. Neighbours make pairs:
-A B and B A are what is asked; B B and A A, in between and as far apart in time, are the control.
-The control's signs alternate as the pairs' do, so that what a steady drift does to the one it does
-to the other: it cancels out.
+In a block three fresh processes take turns of some milliseconds: base, head, and base again, which
+is the control (measure/turns.py). What base and head are to each other in the median of a block's
+rounds is one value; a benchmark's interval follows from the values of several blocks, since where a
+process's memory lies makes it a little faster or slower for all of its life.
 
-A round of runs judges every benchmark. Those that may be slower, or whose control is not quiet, are
-measured again, in a longer round of fresh processes; slower is what two rounds in succession find
-slower.
+A series of blocks judges every benchmark. Those that may be slower, or whose control is not quiet,
+are measured again, in a longer series; slower is what two series in succession find slower.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,24 +35,18 @@ from fastxent.benchmarks.judge.statistics import (
 from fastxent.benchmarks.judge.targets import BACKENDS
 from fastxent.benchmarks.machine import facts
 from fastxent.benchmarks.machine import load as machine_load
-from fastxent.benchmarks.measure.processes import (
-    launched,
-    own_files,
-    own_settings,
-    read_written,
-    run_program,
-)
+from fastxent.benchmarks.measure.processes import launched, own_files, own_settings
 from fastxent.benchmarks.measure.run_selection import FILES
 from fastxent.benchmarks.measure.sets import SETS
+from fastxent.benchmarks.measure.turns import Block, Command, measure_in_turns
 
-# What is done, how many processes have ended, and how many there will be, as far as is known.
+# What is done, how many blocks have ended, and how many there will be, as far as is known.
 Progress = Callable[[str, int, int], None]
 
-_PLUGIN: Final = "fastxent.benchmarks.measure.paired_plugin"
 _NEEDED_BY_OTHERS: Final = ("pytest", "pytest_benchmark")
-_ORDER: Final = "ABBA"
-_ROUNDS: Final = 3
-# Of a first round whose blocks nobody has set: 8 to 20 pairs, in 8 minutes where that suffices.
+BASE, HEAD, CONTROL = "base", "head", "base again"
+_SERIES: Final = 3
+# Of a first series whose blocks nobody has set: as many as fit into 8 minutes.
 _FEWEST_BLOCKS, _MOST_BLOCKS = 4, 10
 _SECONDS: Final = 480.0
 _TAIL: Final = 15
@@ -68,7 +61,7 @@ class Options:
     set_name: str = "compare"
     backends: tuple[str, ...] = ()
     keyword: str | None = None
-    blocks: int | None = None  # of the first round; None for as many as fit into 8 minutes
+    blocks: int | None = None  # of the first series; None for as many as fit into 8 minutes
     threshold: float = 0.05
     confidence: float = 0.95
     cache: Path | None = None
@@ -92,11 +85,11 @@ class Options:
 
 @dataclass(frozen=True)
 class Compared:
-    """One benchmark, as the last round that measured it has it. Ratios are head / base."""
+    """One benchmark, as the last series that measured it has it. Ratios are head / base."""
 
     name: str
     group: str | None
-    base_median: float  # seconds, of the medians of processes
+    base_median: float  # seconds, of the medians of blocks
     head_median: float
     measured: Interval
     control: Interval
@@ -116,7 +109,7 @@ class Comparison:
     load: tuple[float | None, float | None]  # before, after; None where nobody counts it
     machine: dict[str, Any]
     benchmarks: tuple[Compared, ...]
-    # What ran in some processes only, by node id; none of these is judged.
+    # What ran in some versions or blocks only, by node id; none of these is judged.
     only_in_base: tuple[str, ...] = ()
     only_in_head: tuple[str, ...] = ()
     unreliable: tuple[str, ...] = ()
@@ -199,23 +192,22 @@ def _no_progress(text: str, done: int, total: int) -> None:
 
 
 def _compare(base: Side, head: Side, options: Options, progress: Progress) -> Comparison:
-    first = _measure(base, head, options, None, options.blocks, 1, progress)
-    on_both, *apart = split(first.runs)
+    blocks = _measure(base, head, options, None, options.blocks, 1, progress)
+    on_both, *apart = split(blocks)
     if not on_both:
-        raise ValueError(_nothing_in_common(first))
-    judged = {each.name: each for each in judge_runs(first.runs, on_both, options)}
-    for number in range(2, _ROUNDS + 1):
+        raise ValueError(_nothing_in_common(blocks))
+    judged = {each.name: each for each in judge_blocks(blocks, on_both, options)}
+    for number in range(2, _SERIES + 1):
         if not (again := [name for name, each in judged.items() if is_open(each)]):
             break
-        blocks = 2 * first.blocks if options.blocks else None
-        repeat = _measure(base, head, options, again, blocks, number, progress)
-        for name, each in _again(repeat.runs, again, judged, options).items():
-            judged[name] = each
+        more = 2 * len(blocks) if options.blocks else None
+        repeat = _measure(base, head, options, again, more, number, progress)
+        judged |= _again(repeat, again, judged, options)
     return Comparison(
         base=base,
         head=head,
         options=options,
-        blocks=first.blocks,
+        blocks=len(blocks),
         seconds=0.0,
         load=(None, None),
         machine=facts(),
@@ -226,101 +218,93 @@ def _compare(base: Side, head: Side, options: Options, progress: Progress) -> Co
     )
 
 
-# ---- judging runs -------------------------------------------------------------------------------
+# ---- judging blocks -----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Timed:
-    """One benchmark in one process."""
-
-    median: float  # seconds
-    group: str | None = None
-
-
-Run = tuple[str, Mapping[str, Timed]]  # "A" for base or "B" for head, and what it timed
-
-
-def split(runs: Sequence[Run]) -> tuple[tuple[str, ...], ...]:
-    """Benchmarks of every run, of base alone, of head alone, and those that run now and then."""
-    n_runs = Counter(side for side, _ in runs)
-    found = {side: Counter(name for at, run in runs if at == side for name in run) for side in "AB"}
-    names = dict.fromkeys(name for _, run in runs for name in run)
+def split(blocks: Sequence[Block]) -> tuple[tuple[str, ...], ...]:
+    """Benchmarks of every block, of base alone, of head alone, and those that run now and then."""
+    ran = [(who, names) for block in blocks for who, names in block.ran.items()]
+    by_head = Counter(name for who, names in ran if who == HEAD for name in names)
+    by_base = Counter(name for who, names in ran if who != HEAD for name in names)
+    timed = Counter(name for block in blocks for name in block.timed)
     places: dict[str, list[str]] = {"both": [], "base": [], "head": [], "neither": []}
-    for name in names:
-        count = (found["A"][name], found["B"][name])
-        if count == (n_runs["A"], n_runs["B"]):
+    for name in sorted({*by_base, *by_head}, key=[*timed, *by_base, *by_head].index):
+        if timed[name] == len(blocks):
             places["both"].append(name)
-        elif count == (n_runs["A"], 0):
+        elif (by_base[name], by_head[name]) == (2 * len(blocks), 0):
             places["base"].append(name)
-        elif count == (0, n_runs["B"]):
+        elif (by_base[name], by_head[name]) == (0, len(blocks)):
             places["head"].append(name)
         else:
             places["neither"].append(name)
     return tuple(map(tuple, places.values()))
 
 
-def judge_runs(
-    runs: Sequence[Run], names: Sequence[str], options: Options, n_benchmarks: int | None = None
+def judge_blocks(
+    blocks: Sequence[Block],
+    names: Sequence[str],
+    options: Options,
+    n_benchmarks: int | None = None,
 ) -> Iterator[Compared]:
-    """Every benchmark of these names, which all runs have; they may be some of `n_benchmarks`."""
-    logs = np.log([[run[name].median for name in names] for _, run in runs]).T
-    order = "".join(side for side, _ in runs)
-    pairs, control = pair_up(logs, order)
-    for i, (name, measured, quiet) in enumerate(
-        zip(
-            names,
-            intervals(pairs, options.confidence, n_benchmarks),
-            intervals(control, options.confidence, n_benchmarks),
-            strict=True,
-        )
+    """Every benchmark of these names, which all blocks have; they may be some of `n_benchmarks`."""
+    for name, measured, control, (base, head) in zip(
+        names,
+        intervals(_values(blocks, names, HEAD), options.confidence, n_benchmarks),
+        intervals(_values(blocks, names, CONTROL), options.confidence, n_benchmarks),
+        zip(_medians(blocks, names, BASE), _medians(blocks, names, HEAD), strict=True),
+        strict=True,
     ):
-        in_base = [log for log, side in zip(logs[i], order, strict=True) if side == "A"]
-        in_head = [log for log, side in zip(logs[i], order, strict=True) if side == "B"]
         yield Compared(
             name=name,
-            group=runs[0][1][name].group,
-            base_median=float(np.exp(np.median(in_base))),
-            head_median=float(np.exp(np.median(in_head))),
+            group=blocks[0].timed[name].group,
+            base_median=base,
+            head_median=head,
             measured=measured,
-            control=quiet,
-            verdict=judge(measured, quiet, options.threshold),
+            control=control,
+            verdict=judge(measured, control, options.threshold),
         )
 
 
-def pair_up(logs: Array, order: str) -> tuple[Array, Array]:
-    """Differences of neighbours: head - base of unlike ones; of like ones, signs alternating."""
-    steps = np.diff(logs, axis=1)
-    unlike = [i for i in range(len(order) - 1) if order[i] != order[i + 1]]
-    alike = [i for i in range(len(order) - 1) if order[i] == order[i + 1]]
-    pairs = steps[:, unlike] * [1 if order[i] == "A" else -1 for i in unlike]
-    control = steps[:, alike] * [1 if order[i] == "B" else -1 for i in alike]
-    return pairs, control
+def _values(blocks: Sequence[Block], names: Sequence[str], who: str) -> Array:
+    """A value for each name and block: the logarithm of how many times base's it takes."""
+    values = np.empty((len(names), len(blocks)))
+    for j, block in enumerate(blocks):
+        for i, name in enumerate(names):
+            logs = block.timed[name].logs
+            values[i, j] = np.median(np.subtract(logs[who], logs[BASE]))
+    return values
+
+
+def _medians(blocks: Sequence[Block], names: Sequence[str], who: str) -> Iterator[float]:
+    """Seconds."""
+    for name in names:
+        yield math.exp(np.median([np.median(block.timed[name].logs[who]) for block in blocks]))
 
 
 def is_open(each: Compared) -> bool:
-    """Whether it has to be measured again: a slowdown of one round is a suspicion."""
+    """Whether it has to be measured again: a slowdown of one series is a suspicion."""
     if each.verdict == "slower":
         return not each.repeated
     return each.verdict in ("unclear", "inconclusive")
 
 
 def closed(each: Compared) -> Compared:
-    """As it stands after the last round: a slowdown without a second one is unclear."""
+    """As it stands after the last series: a slowdown without a second one is unclear."""
     return replace(each, verdict="unclear") if each.verdict == "slower" and is_open(each) else each
 
 
 def _again(
-    runs: Sequence[Run], names: Sequence[str], before: Mapping[str, Compared], options: Options
+    blocks: Sequence[Block], names: Sequence[str], before: Mapping[str, Compared], options: Options
 ) -> dict[str, Compared]:
-    """The judgements of a repeat. `repeated` of a slower one says that the round before agreed."""
-    complete = set(split(runs)[0])
+    """The judgements of a repeat. `repeated` of a slower one says that the series before agreed."""
+    complete = set(split(blocks)[0])
     judged = {
         name: replace(before[name], verdict="inconclusive", repeated=True)
         for name in names
         if name not in complete
     }
     measured = [name for name in names if name in complete]
-    for each in judge_runs(runs, measured, options, len(before)):
+    for each in judge_blocks(blocks, measured, options, len(before)):
         agreed = each.verdict != "slower" or before[each.name].verdict == "slower"
         judged[each.name] = replace(each, repeated=agreed)
     return judged
@@ -344,15 +328,6 @@ def _short(name: str) -> str:
 # ---- measuring ----------------------------------------------------------------------------------
 
 
-@dataclass
-class _Round:
-    """Runs in their order."""
-
-    blocks: int
-    runs: list[Run] = field(default_factory=list)
-    said: dict[str, str] = field(default_factory=dict)  # by side, where tests failed
-
-
 def _measure(
     base: Side,
     head: Side,
@@ -361,67 +336,54 @@ def _measure(
     blocks: int | None,
     number: int,
     progress: Progress,
-) -> _Round:
-    """One round; without `blocks` the first block's time decides how many there are."""
+) -> list[Block]:
+    """One series; without `blocks` the first block's time decides how many there are."""
     most = _MOST_BLOCKS if number == 1 else 2 * _MOST_BLOCKS
-    done = _Round(blocks or most)
+    wanted = blocks or most
     what = "measuring" if number == 1 else f"again: {len(names or ())}"
+    text = f"{what} {base.name} and {head.name}"
+    done: list[Block] = []
     started = time.monotonic()
-    while len(done.runs) < len(_ORDER) * done.blocks:
-        at = _ORDER[len(done.runs) % len(_ORDER)]
-        side = base if at == "A" else head
-        progress(
-            f"{what} {'base' if at == 'A' else 'head'} {side.name}",
-            len(done.runs),
-            len(_ORDER) * done.blocks,
-        )
-        _run(side, at, options, names, done)
-        if blocks is None and len(done.runs) == len(_ORDER):
+    while len(done) < wanted:
+        progress(text, len(done), wanted)
+        done.append(_measure_block(base, head, options, names))
+        if blocks is None and len(done) == 1:
             fitting = int(_SECONDS / (time.monotonic() - started))
-            done.blocks = max(_FEWEST_BLOCKS, min(most, fitting))
+            wanted = max(_FEWEST_BLOCKS, min(most, fitting))
     return done
 
 
-def _run(side: Side, at: str, options: Options, names: Sequence[str] | None, done: _Round) -> None:
-    """One process, whose results are added to the round."""
-    with tempfile.TemporaryDirectory(prefix="fastxent-run-") as folder:
-        written = Path(folder) / "results.json"
-        chosen = []
+def _measure_block(base: Side, head: Side, options: Options, names: Sequence[str] | None) -> Block:
+    with tempfile.TemporaryDirectory(prefix="fastxent-block-") as folder:
+        chosen = _selection(options)
         if names is not None:
             listed = Path(folder) / "names.txt"
             listed.write_text("\n".join(names), "utf-8")
             # In one word: pytest takes a path that stands alone for benchmarks, whose common folder
             # with the others would then be the root, and ids begin there.
-            chosen = [f"--names-from={listed}"]
-        command = launched(
-            side.python,
-            "pytest",
-            *("-p", _PLUGIN, "-p", "no:cacheprovider", "-q", "--benchmark-quiet", "-rfE"),
-            *(f"--benchmark-json={written}", "--tb=line", "--color=no"),
-            *_selection(options),
-            *chosen,
+            chosen.append(f"--names-from={listed}")
+        quietly = ("-p", "no:cacheprovider", "-q", "-rfE", "--benchmark-quiet", "--tb=line")
+        block = measure_in_turns(
+            {
+                who: Command(
+                    launched(side.python, "pytest", *quietly, "--color=no", *chosen),
+                    side.environment,
+                    # Benchmarks of others have the settings of the folder one is in.
+                    None if options.files else Path(folder),
+                )
+                for who, side in ((BASE, base), (HEAD, head), (CONTROL, base))
+            }
         )
-        # Benchmarks of others have the settings of the folder one is in.
-        ran = run_program(
-            command,
-            folder=None if options.files else folder,
-            environment=side.environment,
-            quiet=True,
-        )
-        results = read_written(written)
-    if ran.returncode == _NOTHING_SELECTED:
+    if _NOTHING_SELECTED in block.statuses.values():
         raise ValueError("no benchmark is selected: look at --set, --backend and -k")
-    if ran.returncode not in (0, 1):
-        raise ValueError(f"{side.name}: pytest ended with {ran.returncode}:\n{_tail(ran.stdout)}")
-    if ran.returncode:
-        done.said[at] = _tail(ran.stdout)
-    timed = {
-        entry["fullname"]: Timed(entry["stats"]["median"], entry["group"])
-        for entry in results.get("benchmarks", ())
-    }
-    done.runs.append((at, timed))
-    if at == "B" and not any(run for _, run in done.runs):
-        raise ValueError(_nothing_in_common(done))
+    for (who, status), side in zip(block.statuses.items(), (base, head, base), strict=True):
+        if status not in (0, 1):
+            raise ValueError(
+                f"{side.name}: pytest ended with {status}:\n{_tail(block.printed[who])}"
+            )
+    if not block.timed and names is None:
+        raise ValueError(_nothing_in_common([block]))
+    return block
 
 
 def _selection(options: Options) -> list[str]:
@@ -435,10 +397,14 @@ def _selection(options: Options) -> list[str]:
     return [*own_files(FILES), *own_settings(), *chosen]
 
 
-def _nothing_in_common(done: _Round) -> str:
-    texts = [
-        f"{'base' if side == 'A' else 'head'} says:\n{text}" for side, text in done.said.items()
-    ]
+def _nothing_in_common(blocks: Sequence[Block]) -> str:
+    said = {
+        who: text
+        for block in blocks
+        for who, text in block.printed.items()
+        if who != CONTROL and block.statuses[who]
+    }
+    texts = [f"{who} says:\n{_tail(text)}" for who, text in said.items()]
     return "\n".join(["no benchmark runs on both sides", *texts])
 
 

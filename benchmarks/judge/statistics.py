@@ -1,16 +1,15 @@
 """Intervals for ratios of times, and what they say.
 
-The values are logarithms of ratios of two processes' medians, a row a benchmark. Their centre is
-the mean without the fifth at either end: a process that something disturbed makes one wild ratio,
-and a change of the machine's speed in the middle makes one, too.
+The values are logarithms of ratios, one of each block of processes, a row a benchmark. Their centre
+is the mean without the fifth at either end: one process that is disturbed makes one wild value.
 
 The interval is the percentile bootstrap's (scipy.stats.bootstrap), at a confidence corrected for
 the number of benchmarks (Bonferroni). What is resampled is what each value contributes to the
 trimmed mean: of the values themselves a wild one comes three times in 7 of 100 samples of 10, which
 is past the trimming. Resampling knows nothing of the spread that a few values happen not to show,
-so the interval is at least Student's t of the same (Yuen's), at the error that a round may have
-where it takes two rounds to call something slower. docs/benchmarks.md has the false alarms and the
-power of this and of what else was tried.
+so the interval is at least Student's t of the same (Yuen's), at the error that a series may have
+where it takes two series to call something slower. docs/gates.md has the false alarms and what is
+caught.
 """
 
 from __future__ import annotations
@@ -45,21 +44,21 @@ class Interval:
 def intervals(
     log_ratios: Array, confidence: float, n_benchmarks: int | None = None
 ) -> list[Interval]:
-    """One for each row of (benchmarks, pairs).
+    """One for each row of (benchmarks, blocks).
 
-    `confidence` is that of two rounds for all benchmarks together, of which there may be more than
+    `confidence` is that of two series for all benchmarks together, of which there may be more than
     these: `n_benchmarks`.
     """
-    n_rows, n_pairs = log_ratios.shape
-    if not n_rows or not n_pairs:
+    n_rows, n_values = log_ratios.shape
+    if not n_rows or not n_values:
         return [Interval(math.nan, 0.0, math.inf)] * n_rows
     n_benchmarks = n_benchmarks or n_rows
     parts, freedom = _contributions(log_ratios)
     centre = parts.mean(axis=1)
     low, high = np.full_like(centre, -np.inf), np.full_like(centre, np.inf)
     if freedom > 0:
-        error = parts.std(axis=1, ddof=1) / math.sqrt(n_pairs)
-        reach = stats.t.ppf(1 - error_of_a_round(confidence, n_benchmarks) / 2, freedom) * error
+        error = parts.std(axis=1, ddof=1) / math.sqrt(n_values)
+        reach = stats.t.ppf(1 - error_of_a_series(confidence, n_benchmarks) / 2, freedom) * error
         resampled_low, resampled_high = _resampled(parts, 1 - (1 - confidence) / n_benchmarks)
         low = np.minimum(centre - reach, resampled_low)
         high = np.maximum(centre + reach, resampled_high)
@@ -68,10 +67,10 @@ def intervals(
     return [Interval(*map(float, each)) for each in zip(*ends, strict=True)]
 
 
-def error_of_a_round(confidence: float, n_benchmarks: int) -> float:
+def error_of_a_series(confidence: float, n_benchmarks: int) -> float:
     """How often an interval may miss the truth, on either side.
 
-    With e / 2 above the threshold by chance in each of two rounds, n (e / 2)^2 of n benchmarks are
+    With e / 2 above the threshold by chance in each of two series, n (e / 2)^2 of n benchmarks are
     called slower: (1 - confidence) / 2 for e = 2 sqrt((1 - confidence) / 2 / n). Never more than
     1 - confidence.
     """
@@ -115,7 +114,7 @@ def is_quiet(control: Interval, threshold: float) -> bool:
 
 
 def judge(measured: Interval, control: Interval, threshold: float) -> Verdict:
-    """What one round of runs says of a benchmark.
+    """What one series says of a benchmark.
 
     "slower" or "faster" where all of the interval lies beyond the threshold, "unclear" where it may
     be slower, "inconclusive" where the control is not quiet.

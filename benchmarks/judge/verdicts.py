@@ -123,7 +123,7 @@ def _notes(found: dict[str, Any]) -> list[str]:
     if load := [each for each in found.get("load") or [] if each is not None]:
         notes.append(f"load of the machine before and after: {', '.join(map(str, load))}")
     if found.get("blocks"):
-        notes.append(f"{found['blocks']} blocks of runs in the order A B B A")
+        notes.append(f"in {found['blocks']} blocks of fresh processes that took turns")
     if blind_to := found.get("blind_to"):
         notes.append(str(blind_to))
     return notes
