@@ -69,7 +69,7 @@ def main(
 ) -> None:
     """Prove the gates of `fastxent bench`."""
     names = only or []
-    with ending_with_a_message("gates"):
+    with ending_with_a_message("", program="python docs/gates.py"):
         if gate not in ("", "A", "B"):
             raise ValueError(f"--gate must be A or B, not {gate!r}")
         if write:
@@ -79,8 +79,7 @@ def main(
         elif short:
             raise typer.Exit(prove_shortly(cache))
         else:
-            neighbours = [neighbour for neighbour, wanted in ((False, not busy), (True, not idle))
-                          if wanted]  # fmt: skip
+            neighbours = [False, True] if idle == busy else [busy]
             with_same = not names or "same" in names
             wanted = tasks(pairs if with_same else 0, neighbours, chosen_plants(names))
             prove(Proof(ROOT, cache, results), [task for task in wanted if gate in task.gate])

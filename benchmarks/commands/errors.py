@@ -13,14 +13,15 @@ STATUS: Final = {"pass": 0, "fail": 1, "inconclusive": 3}
 
 
 @contextlib.contextmanager
-def ending_with_a_message(command: str) -> Iterator[None]:
+def ending_with_a_message(command: str, program: str = "fastxent bench") -> Iterator[None]:
     """What is wrong with an argument, a file or the environment is said, not traced: status 2.
 
     Ctrl-C ends with 130.
     """
+    name = f"{program} {command}".rstrip()
     try:
         yield
     except (OSError, ValueError) as error:
-        stop(f"fastxent bench {command}: error: {error}")
+        stop(f"{name}: error: {error}")
     except KeyboardInterrupt:
-        stop(f"fastxent bench {command}: interrupted", INTERRUPTED)
+        stop(f"{name}: interrupted", INTERRUPTED)

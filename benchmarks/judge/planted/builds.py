@@ -23,7 +23,10 @@ class Builds:
         """Raises OSError where the checkout is none of git's."""
         self._folder = folder.resolve()
         self.sources = read_sources(checkout)
-        self.fingerprint = hash_of(self.sources)
+        # the pages are built from, too, but measure nothing
+        self.fingerprint = hash_of(
+            {path: text for path, text in self.sources.items() if not path.endswith(".md")}
+        )
 
     def wheel(self, plant: Plant | None = None) -> Path:
         """The wheel with the plant in it, built where it is not there yet.
