@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from fastxent.benchmarks.machine import facts, fingerprint
+from fastxent.benchmarks.measure.peers import installed_peers
 from fastxent.benchmarks.measure.selection import LISTS, SELECTION, SET_HELP, select
 from pytest_benchmark.logger import PytestBenchmarkWarning
 
@@ -92,3 +93,4 @@ def pytest_benchmark_update_json(output_json: dict[str, Any]) -> None:
     # Not in machine_info either: the load is never the same, and pytest-benchmark warns of that.
     found = facts()
     output_json["machine"] = {**found, "fingerprint": fingerprint(found)}
+    output_json["libraries"] = dict(installed_peers())

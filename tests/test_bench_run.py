@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,15 @@ def test_run_times_own_sizes_and_the_roofs(own_run: tuple[str, dict[str, Any]]) 
     assert {entry["extra_info"]["kind"] for entry in results["benchmarks"]} == {"backend", "roof"}
     assert "loss float32 9x10 1thread" in printed
     assert "1 thread, in a process that may use 1 CPU" in printed
+
+
+def test_run_keeps_what_repeats_it_and_what_is_installed(
+    own_run: tuple[str, dict[str, Any]],
+) -> None:
+    _, results = own_run
+    command = "fastxent bench run --batch 8 --batch 9 --classes 10 --operation loss"
+    assert results["command"] == f"{command} --backend cython --threads 1 --no-peers"
+    assert results["libraries"]["scikit-learn"] == version("scikit-learn")
 
 
 def test_run_keeps_the_machine_and_the_share_of_the_roof(

@@ -131,7 +131,7 @@ def test_what_is_given_can_be_given_again() -> None:
 @pytest.mark.parametrize(
     ("name", "lists", "message"),
     [
-        ("fast", {}, "--set: there is no set 'fast'; there are smoke, standard, full, options"),
+        ("fast", {}, "--set: there is no set 'fast'; there are smoke, standard, full, readme"),
         ("full", {"batch": ["8"]}, "--set full has its own sizes: leave out --batch and --classes"),
         (None, {"batch": ["8"]}, "--batch alone is no size: --classes must be given, too"),
         (None, {"classes": ["8"]}, "--classes alone is no size: --batch must be given, too"),

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from fastxent.benchmarks.commands.errors import ending_with_a_message
@@ -21,6 +24,10 @@ from fastxent.benchmarks.results import read_timings
 from fastxent.verify.reports.writers import check_target, write_text
 
 from fastxent.config import check_environment
+
+_CHOOSE_CODE: Final = (
+    "FASTXENT_BACKEND", "FASTXENT_ISA", "NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES",
+)  # fmt: skip
 
 
 def _lists(name: str) -> Any:
@@ -65,7 +72,7 @@ def run(
             check_target(json_path)  # not after all has been measured
         if warning := busy_warning():
             print(warning, file=sys.stderr, flush=True)
-        results: dict[str, Any] = {}
+        results: dict[str, Any] = {"command": _command(name, lists, no_peers)}
         try:
             run_selection(selection, results)
         except KeyboardInterrupt:
@@ -76,6 +83,15 @@ def run(
         _finish(results, json_path)
     if results["not_measured"]["failed"]:
         raise typer.Exit(1)
+
+
+def _command(name: str | None, lists: Mapping[str, list[str] | None], no_peers: bool) -> str:
+    """What repeats it: the command, behind the variables that choose other machine code."""
+    words = [f"{key}={os.environ[key]}" for key in _CHOOSE_CODE if os.environ.get(key)]
+    words += ["fastxent", "bench", "run", *(["--set", name] if name else [])]
+    for option, values in lists.items():
+        words += [word for value in values or () for word in (f"--{option}", value)]
+    return shlex.join([*words, *(["--no-peers"] if no_peers else [])])
 
 
 def _check_cpus(selection: Selection) -> None:

@@ -181,7 +181,11 @@ def _measured(results: dict[str, Any]) -> Measured:
     ours = (results.get("commit_info") or {}).get("fastxent") or {}
     infos = [entry["extra_info"] for entry in results["benchmarks"]]
     python = (results.get("machine_info") or {}).get("python_version")
-    versions = {**ours.get("versions", {}), **({"Python": python} if python else {})}
+    versions = {
+        **ours.get("versions", {}),
+        **(results.get("libraries") or {}),
+        **({"Python": python} if python else {}),
+    }
     return Measured(
         machine=machine_of(results),
         instruction_set=next(

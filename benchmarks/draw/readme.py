@@ -126,7 +126,7 @@ def _cases(measured: Measured) -> list[Case]:
         names = ", ".join(" ".join(key) for key in list(CASES)[:3])
         raise ValueError(
             f"the results of {measured.title} have none of the cases of the table ({names} ...): "
-            "fastxent bench run --set full measures them"
+            "fastxent bench run --set readme measures them"
         )
     return cases
 
@@ -183,6 +183,7 @@ def in_small(results: dict[str, Any]) -> dict[str, Any]:
         "commit_info": {
             "fastxent": {key: ours[key] for key in ("versions", "backends") if key in ours}
         },
+        "libraries": results.get("libraries"),
         "datetime": results.get("datetime"),
         "command": results.get("command"),
     }

@@ -7,16 +7,35 @@ the versions in the comment.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from importlib import metadata
+from typing import Any, Final
 
 import numpy as np
 from fastxent.benchmarks.measure.case import Array, Case
 from scipy import special
 
 Call = Callable[[], Any]
+
+_DISTRIBUTIONS: Final = (
+    "torch",
+    "jax",
+    "optax",
+    "tensorflow",
+    "tensorflow-cpu",
+    "keras",
+    "scikit-learn",
+)
+
+
+def installed_peers() -> Iterator[tuple[str, str]]:
+    """Distributions and their versions; SciPy's and NumPy's are among what the package shows."""
+    for name in _DISTRIBUTIONS:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            yield name, metadata.version(name)
 
 
 def scipy_expression(case: Case, logits: Array, labels: Array) -> Call:

@@ -101,6 +101,21 @@ SETS: Final = {
         seconds=0.4,
         rounds=7,
     ),
+    "readme": Set(
+        "what the tables of speed show: README and docs/benchmarks.md",
+        (
+            Timed(_BOTH, ("8x10", "1024x1024", "2048x32000"), threads="all"),
+            Timed(_GRADIENT, ("100000x10", "65536x1000", "512x128256"), threads="all"),
+            Timed(_GRADIENT, ("2048x32000",), ("bfloat16",), threads="all"),
+            Timed(_GRADIENT, ("1024x32000",), ("float64",), threads="all"),
+            Timed(_GRADIENT, ("8x21x512x512-axis1",), threads="all"),
+            Timed(_LOSS, ("1x256000",), threads="all"),
+            Timed(("soft_loss_and_grad",), ("16384x1000",), threads="all"),
+            Timed(("softmax",), ("2048x32000",), threads="all"),
+        ),
+        seconds=0.4,
+        rounds=7,
+    ),
     "options": Set(
         "what options cost, each beside the plain call",
         with_options=(
