@@ -133,13 +133,11 @@ class _Worker:
 
     def go_on(self) -> None:
         """To the next benchmark."""
-        self._connection.send(False)
-        self._wait(self._receive())
+        self._wait(self._ask(False))
 
     def take_turn(self) -> float | None:
         """Seconds of a call; None where it failed, and is at the next benchmark."""
-        self._connection.send(True)
-        answer = self._receive()
+        answer = self._ask(True)
         if isinstance(answer, float):
             return max(answer, 1e-12)  # a coarse clock may see no time pass
         self.ran.discard(self.ready)
@@ -153,6 +151,11 @@ class _Worker:
         self.ready, self.group = message if isinstance(message, tuple) else ("", None)
         if self.ready:
             self.ran.add(self.ready)
+
+    def _ask(self, more: bool) -> object:
+        with contextlib.suppress(OSError):  # it has ended: nothing is received either
+            self._connection.send(more)
+        return self._receive()
 
     def _receive(self) -> object:
         """None where the process has ended."""
