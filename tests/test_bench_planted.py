@@ -154,7 +154,9 @@ def test_an_interrupted_proof_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
     results = tmp_path / "results.jsonl"
     counted: list[str] = []
 
-    def counts_of(wheel: Path, backends: Sequence[str]) -> dict[str, dict[str, int]]:
+    def counts_of(
+        wheel: Path, backends: Sequence[str], cases: Sequence[str]
+    ) -> dict[str, dict[str, int]]:
         counted.append(wheel.name)
         return {f"{backend} x86-64-v3": {"a": 120 if wheel.name == "head" else 100}
                 for backend in backends}  # fmt: skip
@@ -177,10 +179,24 @@ def test_an_interrupted_proof_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
     assert comparisons(records).keys() == set(wanted[:2])
 
 
-def test_results_of_other_sources_do_not_count() -> None:
-    old, new = Task("A", "cython_rows_sum_20"), Task("A", "")
-    records = [made_up(old, "pass", sources="old"), made_up(new, "pass")]
-    assert comparisons(records).keys() == {new}
+def test_of_several_results_the_last_counts() -> None:
+    task, other = Task("A", "cython_rows_sum_20"), Task("A", "")
+    records = [made_up(task, "pass", sources="old"), made_up(other, "pass"), made_up(task, "fail")]
+    found = comparisons([*records, {"machine": "m", "facts": {}}])
+    assert {each: record["verdict"] for each, record in found.items()} == {
+        task: "fail",
+        other: "pass",
+    }
+
+
+def test_after_a_change_of_the_sources_all_is_made_again_unless_it_counts(tmp_path: Path) -> None:
+    results = tmp_path / "results.jsonl"
+    machine = Proof(ROOT, tmp_path, results).machine
+    for sources, which in (("old", machine), ("new", "another machine")):
+        task = Task("A", "", pair=int(which == machine))
+        proving.append(results, made_up(task, "pass", sources=sources, machine=which))
+    assert Proof(ROOT, tmp_path, results).done == set()
+    assert Proof(ROOT, tmp_path, results, of_other_sources=True).done == {Task("A", "", pair=1)}
 
 
 def test_a_summary_has_the_largest_ratio_and_its_interval() -> None:

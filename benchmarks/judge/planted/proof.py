@@ -1,7 +1,8 @@
 """The proof of the gates: which comparisons are made, and what is kept of each.
 
 A comparison is one line of JSON in a file, written when it is finished: a run that was interrupted
-goes on where it stopped. Lines of other sources than those in the checkout do not count.
+goes on where it stopped. What was made from other sources than those in the checkout is made again,
+unless it is asked for that it counts.
 """
 
 from __future__ import annotations
@@ -90,33 +91,40 @@ def task_of(record: Record) -> Task:
 
 
 def comparisons(records: Iterable[Record]) -> dict[Task, Record]:
-    """Those of the sources that the last line is about; the last of each task."""
-    lines = [record for record in records if "gate" in record]
-    return {
-        task_of(record): record for record in lines if record["sources"] == lines[-1]["sources"]
-    }
+    """The last of each task."""
+    return {task_of(record): record for record in records if "gate" in record}
 
 
 class Proof:
-    """Makes comparisons of a checkout and its plants, and keeps them in a file."""
+    """Makes comparisons of a checkout and its plants, and keeps them in a file.
 
-    def __init__(self, checkout: Path, folder: Path, results: Path) -> None:
+    `cases`, which gate A counts where not all, and `same_timed`, by which gate B times equals, are
+    there to be set.
+    """
+
+    cases: tuple[str, ...] = ()
+    same_timed: str = SAME_TIMED
+
+    def __init__(
+        self, checkout: Path, folder: Path, results: Path, of_other_sources: bool = False
+    ) -> None:
         self.builds = Builds(checkout, folder)
         self.results = results
         self._base_counts: dict[str, Counts] = {}
         self._counted: set[str] = set()
         self._plants = {plant.name: plant for plant in PLANTS}
         facts = machine.facts()
-        self._machine = machine.fingerprint(facts)
+        self.machine = machine.fingerprint(facts)
         known = read_records(results) if results.exists() else []
         self.done = {
             task_of(record)
             for record in known
-            if record.get("sources") == self.builds.fingerprint
-            and record["machine"] == self._machine
+            if "gate" in record
+            and (of_other_sources or record["sources"] == self.builds.fingerprint)
+            and record["machine"] == self.machine
         }
-        if not any("facts" in record and record["machine"] == self._machine for record in known):
-            append(results, {"machine": self._machine, "facts": facts})
+        if not any("facts" in record and record["machine"] == self.machine for record in known):
+            append(results, {"machine": self.machine, "facts": facts})
 
     def run(self, task: Task) -> Record:
         """Compare, and write the line."""
@@ -128,14 +136,15 @@ class Proof:
             if task.gate == "A":
                 found = self._count(base, head, backends)
             else:
-                found = self._time(base, head, backends, plant.timed if plant else SAME_TIMED)
+                timed = plant.timed if plant else self.same_timed
+                found = self._time(base, head, backends, timed)
         record = {
             **asdict(task),
             **found,
             "seconds": round(time.monotonic() - started, 1),
             "load": [round(load, 2), round(os.getloadavg()[0], 2)],
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "machine": self._machine,
+            "machine": self.machine,
             "sources": self.builds.fingerprint,
         }
         append(self.results, record)
@@ -146,8 +155,9 @@ class Proof:
         # as `fastxent bench gate BASE` does it; the sources are counted once
         if missing := [backend for backend in backends if backend not in self._counted]:
             self._counted.update(missing)
-            self._base_counts |= counts_of(base, missing)
-        judged = Judgement(list(pair(self._base_counts, counts_of(head, backends))), THRESHOLD)
+            self._base_counts |= counts_of(base, missing, self.cases)
+        counts = counts_of(head, backends, self.cases)
+        judged = Judgement(list(pair(self._base_counts, counts)), THRESHOLD)
         return summary_of(judged.verdict, judged.as_json({}, {}, {})["counts"])
 
     def _time(self, base: Path, head: Path, backends: Sequence[str], timed: str) -> Record:
@@ -157,11 +167,11 @@ class Proof:
         return summary_of(report["verdict"], report["benchmarks"])
 
 
-def counts_of(wheel: Path, backends: Sequence[str]) -> dict[str, Counts]:
-    """The counts of a wheel, by "backend instruction-set"."""
+def counts_of(wheel: Path, backends: Sequence[str], cases: Sequence[str] = ()) -> dict[str, Counts]:
+    """The counts of a wheel, by "backend instruction-set"; of all cases, or those with a text."""
     with open_side(str(wheel), needs=_NEEDED_TO_COUNT) as side:
         jobs = [(side, backend, isa) for backend in backends for isa in INSTRUCTION_SETS]
-        counted = count_all(jobs)
+        counted = count_all(jobs, cases)
     return {
         f"{backend} {isa}": counts for (_, backend, isa), counts in zip(jobs, counted, strict=True)
     }
