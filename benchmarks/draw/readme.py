@@ -80,7 +80,7 @@ def _short(machines: Sequence[Measured], before: str) -> Iterator[str]:
     yield row(*_SHORT_HEADINGS)
     yield row(*["---"] * len(_SHORT_HEADINGS))
     for measured in machines:
-        yield row(f"*{caption(measured)}*", "", "", "")
+        yield row(f"*{place(measured)}*", "", "", "")
         for case in _cases(measured):
             if name := CASES[case.operation, case.dtype, case.shape]:
                 yield row(
@@ -131,14 +131,19 @@ def _cases(measured: Measured) -> list[Case]:
     return cases
 
 
-def caption(measured: Measured) -> str:
-    """Where, with what, when, and by which command."""
+def place(measured: Measured) -> str:
+    """The CPU, the build and the threads."""
     threads = max(case.threads for case in _cases(measured))
     isa = measured.instruction_set
+    cpu = escaped(str(measured.machine.get("cpu") or "unknown CPU"))
+    build = f"fastxent's {_ISA_NAMES.get(isa, escaped(isa))} build" if isa else ""
+    return ", ".join(part for part in (cpu, build, count(threads, "thread")) if part)
+
+
+def caption(measured: Measured) -> str:
+    """Where, with what, when, and by which command."""
     parts = [
-        escaped(str(measured.machine.get("cpu") or "unknown CPU")),
-        *([_ISA_NAMES.get(isa, escaped(isa))] if isa else []),
-        count(threads, "thread"),
+        place(measured),
         *(f"{LIBRARIES.get(k, escaped(k))} {escaped(v)}" for k, v in measured.versions.items()),
         measured.date,
         f"`{measured.command}`" if measured.command else "`fastxent bench run`",
