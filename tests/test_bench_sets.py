@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("cpuinfo", reason="the extra 'bench' brings it")
 
+from fastxent.benchmarks.draw.readme import CASES
 from fastxent.benchmarks.machine import count_cpus, facts, fingerprint, on_cpus
 from fastxent.benchmarks.measure import options, selection
 from fastxent.benchmarks.measure.arrays import make_arrays
@@ -256,3 +257,8 @@ def test_processes_started_on_one_cpu_may_use_one() -> None:
     with on_cpus(1) as granted:
         assert granted == count_cpus() == 1
     assert count_cpus() == before
+
+
+def test_the_set_readme_times_what_the_tables_of_speed_show() -> None:
+    timed = {key for each in SETS["readme"].throughput for key in each.combinations()}
+    assert timed == set(CASES)
