@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fastxent.benchmarks.draw.reach import as_table as reach_table
 from fastxent.benchmarks.draw.summary import as_table, summarise
 from fastxent.benchmarks.judge import reach
-from fastxent.benchmarks.judge.targets import Requirement
 from fastxent.benchmarks.measure.case import OPERATIONS, Case
 from fastxent.benchmarks.measure.implementations import IMPLEMENTATIONS
 from fastxent.benchmarks.measure.roofs import ROOFS, exp_write, plain_copy, plain_read
+from fastxent.benchmarks.measure.targets import Requirement
 from fastxent.benchmarks.results import Timing, of_memory, share_of_roof
 from support import BFLOAT16, FLOATS, Array, run_python
 
@@ -288,6 +289,6 @@ def test_reach_judges_by_the_memory_and_shows_the_roof(bound: float, met: bool) 
     (verdict,) = reach.judge_timings([asked], {case("loss_and_grad", 1): group}, ["cython"])
     assert (verdict.measured, verdict.met, verdict.of_roof) == (0.25, met, 0.5)
     assert verdict.asked == f">= {bound} of memory"
-    table = reach.as_table([verdict])
+    table = reach_table([verdict])
     shown = {column.header: next(column.cells) for column in table.columns}
     assert (shown["measured"], shown["of roof"]) == ("0.25", "0.50")

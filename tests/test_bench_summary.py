@@ -13,7 +13,7 @@ pytest.importorskip("cpuinfo", reason="the extra 'bench' brings it")
 from fastxent.benchmarks.draw.cold_start import cold_start_table
 from fastxent.benchmarks.draw.options import options_table
 from fastxent.benchmarks.draw.summary import as_table, summarise
-from fastxent.benchmarks.judge.targets import OPTIONS_AT_MOST
+from fastxent.benchmarks.measure.targets import OPTIONS_AT_MOST
 from fastxent.benchmarks.results import read_timings
 from rich.console import Console
 from rich.table import Table

@@ -8,18 +8,19 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from fastxent.benchmarks.commands.errors import ending_with_a_message
+from fastxent.benchmarks.commands.errors import STATUS, ending_with_a_message
 from fastxent.benchmarks.draw.not_measured import print_not_measured
+from fastxent.benchmarks.draw.reach import as_table
 from fastxent.benchmarks.draw.tables import print_table
 from fastxent.benchmarks.judge.reach import (
     Verdict,
-    as_table,
     judge_behaviours,
     judge_timings,
     measure,
 )
-from fastxent.benchmarks.judge.targets import BACKENDS, requirements
 from fastxent.benchmarks.machine import busy_warning
+from fastxent.benchmarks.measure.case import BACKENDS
+from fastxent.benchmarks.measure.targets import requirements
 from fastxent.benchmarks.results import read_results, read_timings
 from fastxent.verify.reports.writers import check_target, write_text
 
@@ -41,9 +42,10 @@ def reach(
 ) -> None:
     """What is asked of the package, beside what this machine measures: some 15 minutes.
 
-    Exit status 1 where something falls short, but for a trial, and where a benchmark failed.
+    Exit status 1 where something falls short or a benchmark failed, 3 where something that is asked
+    was not measured; in a trial neither times nor what is missing count.
     """
-    with ending_with_a_message("reach"):
+    with ending_with_a_message("fastxent bench reach"):
         if backend is not None and backend not in BACKENDS:
             raise ValueError(f"--backend must be one of {', '.join(BACKENDS)}, not {backend!r}")
         backends = (backend,) if backend else BACKENDS
@@ -70,6 +72,8 @@ def reach(
         print_not_measured(results)
         if json_path:
             write_text(json_path, json.dumps(results, indent=1))
-    short = any(verdict.met is False for verdict in verdicts) and not smoke
-    if short or results.get("not_measured", {}).get("failed"):
-        raise typer.Exit(1)
+    found = set() if smoke else {verdict.met for verdict in verdicts}
+    if False in found or results.get("not_measured", {}).get("failed"):
+        raise typer.Exit(STATUS["fail"])
+    if None in found:
+        raise typer.Exit(STATUS["inconclusive"])

@@ -6,8 +6,8 @@ from collections import defaultdict
 from typing import Any
 
 from fastxent.benchmarks.draw.tables import duration
-from fastxent.benchmarks.judge.targets import OPTIONS_ASKED, OPTIONS_AT_MOST
 from fastxent.benchmarks.measure.case import DTYPES, Case
+from fastxent.benchmarks.measure.targets import OPTIONS_ASKED, OPTIONS_AT_MOST
 from rich.table import Table
 
 

@@ -32,9 +32,9 @@ from fastxent.benchmarks.judge.statistics import (
     judge,
     overall,
 )
-from fastxent.benchmarks.judge.targets import BACKENDS
 from fastxent.benchmarks.machine import facts
 from fastxent.benchmarks.machine import load as machine_load
+from fastxent.benchmarks.measure.case import BACKENDS
 from fastxent.benchmarks.measure.processes import launched, own_files, own_settings
 from fastxent.benchmarks.measure.run_selection import FILES
 from fastxent.benchmarks.measure.sets import SETS

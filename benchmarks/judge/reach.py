@@ -1,7 +1,7 @@
-"""What is asked of the package beside what this machine measures, in one table.
+"""What is asked of the package beside what this machine measures.
 
 There is a process for each number of threads, which may use as many CPUs: JAX and TensorFlow take
-their threads from that. The bounds are in targets.py.
+their threads from that. The bounds are in measure/targets.py.
 """
 
 from __future__ import annotations
@@ -13,17 +13,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from fastxent.benchmarks.draw.tables import duration, ratio
-from fastxent.benchmarks.judge.targets import (
+from fastxent.benchmarks.machine import count_cpus, on_cpus
+from fastxent.benchmarks.measure.case import Case
+from fastxent.benchmarks.measure.run_selection import run_selection
+from fastxent.benchmarks.measure.selection import select
+from fastxent.benchmarks.measure.targets import (
     BEHAVIOURS,
     THREADS,
     Measure,
     Requirement,
 )
-from fastxent.benchmarks.machine import count_cpus, on_cpus
-from fastxent.benchmarks.measure.case import Case
-from fastxent.benchmarks.measure.run_selection import run_selection
-from fastxent.benchmarks.measure.selection import select
 from fastxent.benchmarks.results import (
     Timings,
     best_peer,
@@ -31,7 +30,6 @@ from fastxent.benchmarks.results import (
     share_of_roof,
     times_faster,
 )
-from rich.table import Table
 
 import fastxent
 
@@ -158,37 +156,3 @@ def judge_behaviours(
                 measured=number,
                 met=None if number is None else number <= behaviour.at_most,
             )
-
-
-def as_table(verdicts: list[Verdict]) -> Table:
-    met = sum(verdict.met is True for verdict in verdicts)
-    short = sum(verdict.met is False for verdict in verdicts)
-    table = Table(
-        caption=f"{met} met, {short} SHORT, {len(verdicts) - met - short} missing. "
-        "Medians of one run. Of memory: of the bandwidth of a plain read (loss) or a copy (all "
-        "else). Of roof: time of the bare exponentials / ours."
-    )
-    for heading in ("asked of", "case", "backend"):
-        table.add_column(heading, no_wrap=True)
-    table.add_column("threads", no_wrap=True, justify="right")
-    table.add_column("asked", no_wrap=True)
-    for heading in ("measured", "median", "of roof"):
-        table.add_column(heading, no_wrap=True, justify="right")
-    table.add_column("", no_wrap=True)
-    previous = None
-    for verdict in verdicts:
-        if previous and (previous.row, previous.asked) != (verdict.row, verdict.asked):
-            table.add_section()
-        table.add_row(
-            verdict.row,
-            verdict.case,
-            verdict.backend,
-            str(verdict.threads),
-            verdict.asked + (f" ({verdict.peer})" if verdict.peer else ""),
-            "-" if verdict.measured is None else f"{verdict.measured:.3g}",
-            "-" if verdict.median is None else duration(verdict.median),
-            ratio(verdict.of_roof),
-            {True: "met", False: "SHORT", None: "missing"}[verdict.met],
-        )
-        previous = verdict
-    return table

@@ -13,6 +13,7 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 
+BACKENDS: Final = ("cython", "numba")
 # The gradient's memory is what sets the first four apart: an array that is used again, a fresh one
 # in every call (the operating system has to supply it), or that of the logits.
 OPERATIONS: Final = (

@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import pytest
-from fastxent.benchmarks.judge.targets import BACKENDS
 from fastxent.benchmarks.machine import available_memory
-from fastxent.benchmarks.measure.case import ALL_OPERATIONS, DTYPES, Case
+from fastxent.benchmarks.measure.case import ALL_OPERATIONS, BACKENDS, DTYPES, Case
 from fastxent.benchmarks.measure.sets import DEFAULT, SETS, Set, Timed
 
 import fastxent

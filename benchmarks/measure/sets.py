@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from fastxent.benchmarks.judge.targets import requirements
 from fastxent.benchmarks.measure.case import OPERATIONS, combinations
+from fastxent.benchmarks.measure.targets import requirements
 
 
 @dataclass(frozen=True)

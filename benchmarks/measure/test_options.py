@@ -10,10 +10,9 @@ from dataclasses import asdict, astuple, fields
 from typing import Any, Final
 
 import pytest
-from fastxent.benchmarks.judge.targets import BACKENDS
 from fastxent.benchmarks.machine import cpu_name, load
 from fastxent.benchmarks.measure.backends import Call, instruction_set
-from fastxent.benchmarks.measure.case import Case
+from fastxent.benchmarks.measure.case import BACKENDS, Case
 from fastxent.benchmarks.measure.implementations import IMPLEMENTATIONS
 from fastxent.benchmarks.measure.options import NAMES, call_with
 from fastxent.benchmarks.measure.selection import SELECTION, Selection, parametrize

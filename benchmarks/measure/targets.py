@@ -1,4 +1,4 @@
-"""What the package is asked to reach: reach.py judges it, measure/sets.py times what it names."""
+"""What the package is asked to reach: judge/reach.py judges it, sets.py times what it names."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from fastxent.benchmarks.measure.case import combinations
+from fastxent.benchmarks.measure.case import BACKENDS, combinations
 
 Measure = Literal[
     "of_memory",  # bandwidth over the bytes that must move / that of a plain read or copy
@@ -16,7 +16,6 @@ Measure = Literal[
     "of_float32",  # our time for float32 / our time
     "microseconds",  # our time: at most the bound, where all others are at least theirs
 ]
-BACKENDS: Final = ("cython", "numba")
 THREADS: Final = (1, 2)
 
 
