@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastxent.benchmarks.draw.compared import as_markdown, as_table, summary
+from fastxent.benchmarks.draw.compared import as_table, summary
+from fastxent.benchmarks.draw.markdown import verdict_text
 from fastxent.benchmarks.judge.paired import Compared, Comparison, Options, compare
 from fastxent.benchmarks.judge.sides import Side, copy_installed, open_side
 from fastxent.benchmarks.judge.statistics import Interval, Verdict
+from fastxent.benchmarks.judge.verdicts import verdict_of
 from rich.console import Console
 
 ONE = "8x10-float32-1thread-loss-cython"
@@ -235,7 +237,7 @@ def test_a_package_against_itself_is_measured_and_shown(tmp_path: Path, package:
     assert not entry["repeated"]
     assert ONE in done.stdout
     assert "load" in done.stdout
-    assert (tmp_path / "a.md").read_text().startswith("### Speed: pass")
+    assert (tmp_path / "a.md").read_text().startswith("## No slowdown found")
 
 
 LOSS = """
@@ -299,10 +301,13 @@ def test_benchmarks_of_others_are_compared_and_those_of_one_side_named(
     assert found["only_in_head"] == ["test_mine.py::test_of_head"]
     assert found["verdict"] == "inconclusive", "what only base can do was not measured in head"
     assert done.returncode == 3
-    assert "only base runs: test_mine.py::test_of_base" in " ".join(done.stdout.split())
+    assert "run in BASE only: test_mine.py::test_of_base" in " ".join(done.stdout.split())
 
 
-def test_ctrl_c_leaves_no_process_and_no_folder(tmp_path: Path, package: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_leaves_no_process_and_no_folder(
+    tmp_path: Path, package: Path, number: signal.Signals
+) -> None:
     (tmp_path / "test_mine.py").write_text(
         "import pathlib, os, time\n"
         "def test_long(benchmark):\n"
@@ -324,7 +329,7 @@ def test_ctrl_c_leaves_no_process_and_no_folder(tmp_path: Path, package: Path) -
             if (tmp_path / "pid").exists() and (tmp_path / "pid").read_text():
                 break
             time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert said.strip().splitlines()[-1] == "fastxent bench compare: interrupted"
@@ -396,16 +401,36 @@ def test_the_table_has_what_matters_first() -> None:
     assert "load 0.2 before and 1.5 after" in summary(found)
 
 
+def comment(*each: Compared) -> str:
+    return verdict_text(verdict_of(comparison(*each).as_json()))
+
+
 def test_the_comment_has_only_what_changed() -> None:
     same = [compared(f"steady[{i}]", 1.0, "same") for i in range(100)]
-    assert "|" not in as_markdown(comparison(*same))
-    assert as_markdown(comparison(*same)).startswith("### Speed: pass: nothing is slower (100 same")
+    assert "|" not in comment(*same)
+    assert comment(*same).startswith("## No slowdown found\n\n**Time (compare): pass.**")
     slow = [compared(f"slow|{i}", 1.2, "slower") for i in range(100)]
-    text = as_markdown(comparison(*same, *slow))
+    text = comment(*same, *slow)
     assert "steady" not in text
-    assert "`slow\\|3`" in text
-    assert "and 80 more" in text
-    assert len(text) < 6000
+    assert "| `slow\\|3` | slower | 1 ms | 1.2 ms | +20 % | +19 % to +21 % |" in text
+    assert "and 92 more" in text
+    assert "load of the machine before and after: 0.25, 1.5" in text
+    assert len(text) < 3000
+
+
+def test_brackets_in_a_name_are_shown() -> None:
+    name = "test_read[/tmp/x]"
+    found = comparison(compared(name, 1.0, "same"), failed_in_head=("test_sort[large]",))
+    assert name in text_of(found)
+    assert "failed in HEAD: test_sort[large]" in " ".join(text_of(found).split())
+
+
+def test_what_fails_in_head_keeps_the_verdict_from_pass() -> None:
+    good = compared("a", 1.0, "same")
+    assert comparison(good, failed_in_base=("b",)).verdict == "pass", "it is mended"
+    assert comparison(good, failed_in_head=("b",)).verdict == "inconclusive"
+    found = verdict_of(comparison(good, failed_in_head=("b",)).as_json())
+    assert "failed in HEAD: b" in found.notes
 
 
 def test_an_unbounded_interval_is_shown_and_written_as_unknown() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastxent.benchmarks.draw.counts import as_markdown
+from fastxent.benchmarks.draw.markdown import verdict_text
 from fastxent.benchmarks.judge.counting import (
     INSTRUCTION_SETS,
     Counts,
@@ -32,7 +32,9 @@ from fastxent.benchmarks.judge.counts import (
     read_recorded,
     with_recorded,
 )
+from fastxent.benchmarks.judge.history import entries_from
 from fastxent.benchmarks.judge.sides import Side, open_side
+from fastxent.benchmarks.judge.verdicts import verdict_of
 
 from fastxent.backends import KERNELS
 
@@ -78,10 +80,35 @@ def test_faster_counts_pass_and_ask_to_be_recorded() -> None:
     assert not any("--record" in line for line in judged({"a": 1000}, {"a": 999}).summary())
 
 
-def test_kernels_that_come_and_go_are_shown_and_fail_nothing() -> None:
-    judgement = judged({"a": 1000, "old": 5}, {"a": 1000, "new": 6})
+def test_a_new_case_is_shown_and_fails_nothing() -> None:
+    judgement = judged({"a: k": 1000}, {"a: k": 1000, "b: k": 6})
     assert judgement.verdict == "pass"
-    assert [count.change(0.01) for count in judgement.changed] == ["new", "gone"]
+    assert [count.change(0.01) for count in judgement.changed] == ["new"]
+
+
+def test_what_has_gone_is_never_a_pass() -> None:
+    judgement = judged({"a: k": 1000, "b: k": 5}, {"a: k": 1000})
+    assert judgement.verdict == "inconclusive"
+    assert [count.change(0.01) for count in judgement.changed] == ["gone"]
+
+
+@pytest.mark.parametrize(("after", "verdict"), [(505, "pass"), (520, "fail")])
+def test_a_kernel_that_was_split_or_renamed_is_compared_by_the_sum(
+    after: int, verdict: str
+) -> None:
+    judgement = judged(
+        {"a: k": 1000, "a: other": 7}, {"a: one": 500, "a: two": after, "a: other": 7}
+    )
+    assert judgement.verdict == verdict
+    counts = {count.name: (count.base, count.head) for count in judgement.counts}
+    assert counts == {
+        "cython x86-64-v3 a: all kernels": (1007, 507 + after),
+        "cython x86-64-v3 a: other": (7, 7),
+    }
+
+
+def test_where_everything_is_new_nothing_was_compared() -> None:
+    assert judged({}, {"a: k": 1000}).verdict == "inconclusive"
 
 
 def test_what_could_not_be_compared_is_inconclusive_unless_something_else_fails() -> None:
@@ -90,6 +117,25 @@ def test_what_could_not_be_compared_is_inconclusive_unless_something_else_fails(
     )
     assert judged({"a": 1000}, {"a": 2000}, "numba: recorded with another").verdict == "fail"
     assert judged({}, {}).verdict == "inconclusive"
+
+
+def test_counts_that_cannot_be_compared_are_kept_for_the_history(tmp_path: Path) -> None:
+    alone = list(pair({}, {"numba x86-64-v3": {"a: k": 77}}))
+    judgement = Judgement([], 0.01, ["numba: recorded with another"], alone)
+    assert judgement.verdict == "inconclusive"
+    assert "1 counts have nothing that they can be compared with" in judgement.summary()
+    report = judgement.as_json(HERE, "recorded", {"name": "installed"})
+    assert [each["verdict"] for each in report["counts"]] == ["not compared"]
+    file = tmp_path / "gate.json"
+    file.write_text(json.dumps(report))
+    (entry,) = entries_from(file, "abc")
+    assert (entry.name, entry.median, entry.time) == (
+        "numba x86-64-v3 a: k", 77, report["datetime"],
+    )  # fmt: skip
+    text = verdict_text(verdict_of(report))
+    assert "1 not compared" in text
+    assert "recorded with another" in text
+    assert "| numba" not in text
 
 
 def test_the_summary_counts_what_changed_a_little_and_says_what_counts_do_not_see() -> None:
@@ -141,10 +187,12 @@ def test_the_json_holds_what_the_page_and_other_programs_read() -> None:
 
 
 def test_the_markdown_shows_what_changed_only() -> None:
-    text = as_markdown(judged({"a": 1000, "b": 5}, {"a": 1100, "b": 5}))
-    assert text.startswith("**Instruction counts: fail**")
-    assert "| cython x86-64-v3 a | 1,000 | 1,100 | +10.00 % | slower |" in text
+    judgement = judged({"a": 1000, "b": 5}, {"a": 1100, "b": 5})
+    text = verdict_text(verdict_of(judgement.as_json(HERE, "recorded", {"name": "installed"})))
+    assert text.startswith("## Slower than before\n\n**Instructions (gate): fail.** recorded")
+    assert "| `cython x86-64-v3 a` | slower | 1,000 | 1,100 | +10 % |" in text
     assert "x86-64-v3 b" not in text
+    assert "do not see" in text  # what counts are blind to
 
 
 def test_dumps_are_read_in_the_order_of_their_numbers(tmp_path: Path) -> None:
@@ -178,6 +226,8 @@ def test_every_kernel_is_recorded_for_every_instruction_set() -> None:
         for each in INSTRUCTION_SETS:
             counts = recorded["counts"][f"{backend} {each}"]
             assert {name.rpartition(": ")[2] for name in counts} == set(KERNELS)
+            cases = {case.name for case in all_cases()}
+            assert {name.rpartition(": ")[0] for name in counts} == cases, "record them anew"
 
 
 def gate(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:

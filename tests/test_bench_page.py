@@ -271,6 +271,18 @@ def test_files_of_one_machine_are_taken_together_and_those_of_others_are_not(
     assert "Throughput: Another CPU" in text
 
 
+def test_a_later_file_without_the_peers_takes_none_away(tmp_path: Path) -> None:
+    first = written(tmp_path, made_up.throughput() | {"kept": 1}, "a.json")
+    alone = made_up.throughput(implementations=("cython",), seed=7)
+    (machine,) = read_measured([first, written(tmp_path, alone, "b.json")])
+    (timings,) = machine.timings.values()
+    assert set(timings) == set(made_up.SPEEDS)
+    assert timings["cython"].median == alone["benchmarks"][0]["stats"]["median"]
+    others = [written(tmp_path, made_up.of_others(), name) for name in ("c.json", "d.json")]
+    (machine,) = read_measured(others)
+    assert [each.name for each in machine.others] == ["test_words", "test_batch"]
+
+
 def test_the_history_is_drawn_with_its_changes(tmp_path: Path) -> None:
     entries = [entry for i in range(30) for entry in history(10, f"test_{i}")]
     content = Content(history=series_of([*entries, *history(name="test_changed")], 0.02))
@@ -298,8 +310,9 @@ def test_the_worst_verdict_is_the_heading(tmp_path: Path, verdict: str, heading:
     assert f"<h1>{heading}</h1>" in page.read_text("utf-8")
     lines = comment.read_text("utf-8").splitlines()
     assert lines[0] == f"## {heading}"
-    assert lines[2].startswith(f"**Paired runs: {verdict}.** main (0.1.0) → what is installed")
-    assert lines[4].startswith("**Instruction counts: pass.** recorded → ")
+    times, counts = (line for line in lines if line.startswith("**"))
+    assert times.startswith(f"**Time (compare): {verdict}.** main (0.1.0) → what is installed")
+    assert counts.startswith("**Instructions (gate): pass.** recorded → ")
 
 
 def test_what_a_comparison_writes_is_read_again(tmp_path: Path) -> None:
@@ -321,10 +334,22 @@ def test_what_a_comparison_writes_is_read_again(tmp_path: Path) -> None:
     first, second = verdict.changes
     assert (first.base, first.head, first.ratio, first.high) == (1e-3, 2e-3, 2.0, 2.1)
     assert second.high is None
-    assert "only in BASE: test_c" in verdict.notes
+    assert "run in BASE only: test_c" in verdict.notes
     assert "load of the machine before and after: 0.25" in verdict.notes
     text = html_text(Content(verdicts=[verdict]))
     assert "of 2 benchmarks 1 slower, 1 unclear, at 5 %." in text
+
+
+def test_what_is_slower_comes_first(tmp_path: Path) -> None:
+    counts = [(f"new {i}", None, 100, "new") for i in range(20)]
+    counts += [("much faster", 100, 1, "faster"), ("slower", 100, 102, "slower")]
+    counts += [("more", 100, 103, "slower"), ("lost", 100, None, "gone")]
+    gate = made_up.gate("fail", *counts)
+    verdict = read_verdict(written(tmp_path, gate, "g.json"), "gate")
+    names = [each.name for each in verdict.notable]
+    assert names[:4] == ["more", "slower", "lost", "new 0"]
+    assert names[-1] == "much faster"
+    assert "| `more` | slower | 100 | 103 | +3.0 % |" in markdown_text(Content(verdicts=[verdict]))
 
 
 # ---- Markdown ------------------------------------------------------------------------------------
@@ -366,7 +391,7 @@ def test_markdown_keeps_hostile_names_as_they_are(tmp_path: Path) -> None:
     assert "@all" not in outside_code
     assert not re.search(r"(?<!\\)\]\(", outside_code)
     (line,) = [line for line in text.splitlines() if "| slower |" in line]
-    assert len(re.findall(r"(?<!\\)\|", line)) == 5
+    assert len(re.findall(r"(?<!\\)\|", line)) == 7
     assert code("a`b|c\nd") == "`a'b\\|c d`"
     assert escaped("a|b <i> 2 @ 3\n4") == "a\\|b &lt;i\\> 2 @ 3 4"
 

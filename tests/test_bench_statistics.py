@@ -15,6 +15,7 @@ from fastxent.benchmarks.judge.paired import (
     Options,
     _again,
     closed,
+    failed_in,
     is_open,
     judge_blocks,
     split,
@@ -160,6 +161,13 @@ def test_benchmarks_of_one_side_alone_are_set_apart() -> None:
     first = Block({"both": timed, "moody": timed}, {BASE: old, HEAD: new, CONTROL: old})
     second = Block({"both": timed}, {BASE: old, HEAD: {"both", "new"}, CONTROL: old})
     assert split([first, second]) == (("both",), ("old",), ("new",), ("moody",))
+
+
+def test_what_failed_in_any_block_is_named() -> None:
+    first = Block(failed={BASE: {"b"}, HEAD: {"c"}, CONTROL: set()})
+    second = Block(failed={BASE: set(), HEAD: {"a", "c"}, CONTROL: {"b"}})
+    assert failed_in([first, second], HEAD) == ("a", "c")
+    assert failed_in([first, second], BASE) == ("b",)
 
 
 # ---- false alarms and power, by simulation ------------------------------------------------------

@@ -60,7 +60,9 @@ def test_a_round_has_two_turns_of_each_and_logarithms_of_seconds(tmp_path: Path)
     assert called[::2] == expected[: 4 * n_rounds]
 
 
-@pytest.mark.parametrize("way", ["skips", "fails", "fails in a turn", "has none"])
+@pytest.mark.parametrize(
+    "way", ["skips", "fails", "fails in a turn", "fails afterwards", "has none"]
+)
 def test_what_one_cannot_run_is_left_out_and_all_go_on(tmp_path: Path, way: str) -> None:
     common = "def test_last(benchmark): benchmark(sum, (1, 2))\n"
     first = "def test_first(benchmark): benchmark(len, 'abc')\n"
@@ -71,6 +73,7 @@ def test_what_one_cannot_run_is_left_out_and_all_go_on(tmp_path: Path, way: str)
             "calls = []\ndef work():\n    calls.append(0)\n    assert len(calls) < 2000\n"
             "def test_first(benchmark): benchmark.pedantic(work, rounds=1)\n"
         ),
+        "fails afterwards": "def test_first(benchmark): assert benchmark(len, 'abc') == 4\n",
         "has none": "",
     }[way]
     block = block_of(tmp_path, one=first + common, two=other + common, three=first + common)
@@ -81,6 +84,8 @@ def test_what_one_cannot_run_is_left_out_and_all_go_on(tmp_path: Path, way: str)
         "three": {"test_it.py::test_first", "test_it.py::test_last"},
     }
     assert block.statuses == {"one": 0, "two": int("fails" in way), "three": 0}
+    failed = {"test_it.py::test_first"} if "fails" in way else set()
+    assert block.failed == {"one": set(), "two": failed, "three": set()}
 
 
 def test_a_process_that_dies_holds_nobody_up(tmp_path: Path) -> None:

@@ -8,9 +8,11 @@ from typing import Annotated
 
 import typer
 from fastxent.benchmarks.commands.errors import STATUS, ending_with_a_message
-from fastxent.benchmarks.draw.compared import as_markdown, as_table
+from fastxent.benchmarks.draw.compared import as_table
+from fastxent.benchmarks.draw.markdown import verdict_text
 from fastxent.benchmarks.draw.tables import print_table
 from fastxent.benchmarks.judge.paired import Comparison, Options, compare
+from fastxent.benchmarks.judge.verdicts import verdict_of
 from fastxent.verify.reports.writers import check_target, write_text
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -39,7 +41,12 @@ def compare_command(
         ),
     ] = None,
     set_name: Annotated[
-        str, typer.Option("--set", metavar="NAME", help="Which of fastxent's benchmarks.")
+        str,
+        typer.Option(
+            "--set",
+            metavar="NAME",
+            help="Which of fastxent's benchmarks; with --benchmarks it says nothing.",
+        ),
     ] = "compare",
     backend: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Only this one; may be repeated.")
@@ -56,7 +63,7 @@ def compare_command(
         ),
     ] = None,
     threshold: Annotated[
-        float, typer.Option(metavar="PERCENT", help="How much slower is slower.")
+        float, typer.Option(metavar="PERCENT", help="Slower by more than this fails.")
     ] = 5.0,
     json_path: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write all that was found.")
@@ -76,10 +83,11 @@ def compare_command(
     """Run two versions in turns of milliseconds, and say whether one is slower.
 
     Exit status: 0 if nothing is slower; 1 if something is, and a repeat confirms it; 2 for a wrong
-    command, or where nothing can be measured; 3 where the machine was not quiet enough to say;
-    130 after Ctrl-C.
+    command, or where nothing can be measured; 3 where not enough is known for a verdict: the
+    machine was not quiet enough, or a benchmark failed or is missing in one version; 130 after
+    Ctrl-C.
     """
-    with ending_with_a_message("compare"):
+    with ending_with_a_message("fastxent bench compare"):
         check_environment()
         options = Options(
             files=tuple(benchmarks or ()),
@@ -94,11 +102,11 @@ def compare_command(
             if path:
                 check_target(path)  # not after all has been measured
         found = _with_progress(base, head, options)
-        print_table(as_table(found))
         if json_path:
             write_text(json_path, json.dumps(found.as_json(), indent=1) + "\n")
         if markdown_path:
-            write_text(markdown_path, as_markdown(found))
+            write_text(markdown_path, verdict_text(verdict_of(found.as_json())))
+        print_table(as_table(found))
     raise typer.Exit(STATUS[found.verdict])
 
 

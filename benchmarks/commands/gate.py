@@ -10,7 +10,8 @@ from typing import Annotated, Any, Final
 
 import typer
 from fastxent.benchmarks.commands.errors import STATUS, ending_with_a_message
-from fastxent.benchmarks.draw.counts import as_markdown, as_table
+from fastxent.benchmarks.draw.counts import as_table
+from fastxent.benchmarks.draw.markdown import verdict_text
 from fastxent.benchmarks.draw.tables import print_table
 from fastxent.benchmarks.judge.counting import (
     BACKENDS,
@@ -28,6 +29,7 @@ from fastxent.benchmarks.judge.counts import (
     with_recorded,
 )
 from fastxent.benchmarks.judge.sides import Side, open_side
+from fastxent.benchmarks.judge.verdicts import verdict_of
 from fastxent.verify.reports.writers import check_target, write_text
 from rich.progress import Progress
 
@@ -43,14 +45,18 @@ def gate(
         typer.Argument(metavar="[BASE]", help="A revision, a wheel or an environment's folder."),
     ] = None,
     record: Annotated[
-        bool, typer.Option("--record", help="Keep the counts, to hold later ones against.")
+        bool,
+        typer.Option(
+            "--record",
+            help="Write them to benchmarks/judge/counts.json, which later ones are held against.",
+        ),
     ] = False,
     backend: Annotated[str | None, typer.Option(metavar="NAME", help="Only this one.")] = None,
     isa: Annotated[
         str | None, typer.Option(metavar="NAME", help="Only this instruction set.")
     ] = None,
     threshold: Annotated[
-        float, typer.Option(metavar="PERCENT", min=0, help="More is slower.")
+        float, typer.Option(metavar="PERCENT", min=0, help="A count that is higher by more fails.")
     ] = 1.0,
     show_all: Annotated[bool, typer.Option("--all", help="Show what is the same too.")] = False,
     json_path: Annotated[
@@ -60,8 +66,12 @@ def gate(
         Path | None, typer.Option("--markdown", metavar="FILE", help="Write the table to it.")
     ] = None,
 ) -> None:
-    """Count the instructions of every kernel: against the recorded counts, or those of BASE."""
-    with ending_with_a_message("gate"):
+    """Count the instructions of every kernel: against the recorded counts, or those of BASE.
+
+    Exit status: 0 if none has more; 1 if one has; 2 for a wrong command, or where valgrind is
+    missing; 3 where not enough could be compared, and the output says why; 130 after Ctrl-C.
+    """
+    with ending_with_a_message("fastxent bench gate"):
         backends = _chosen("--backend", backend, BACKENDS)
         sets = _chosen("--isa", isa, tuple(INSTRUCTION_SETS))
         if record and (base or isa):
@@ -71,8 +81,7 @@ def gate(
             if path:
                 check_target(path)  # not after minutes
         check_valgrind()
-        destination = target if record else None
-        judgement, report = _judge(base, backends, sets, threshold / 100, destination)
+        judgement, report = _judge(base, backends, sets, threshold / 100, target, record)
         if shown := judgement.counts if show_all else judgement.changed:
             print_table(as_table(shown, judgement.threshold))
         for line in judgement.summary():
@@ -81,7 +90,7 @@ def gate(
         if json_path:
             write_text(json_path, json.dumps(report, indent=1))
         if markdown_path:
-            write_text(markdown_path, as_markdown(judgement))
+            write_text(markdown_path, verdict_text(verdict_of(report)))
     raise typer.Exit(0 if record else STATUS[judgement.verdict])
 
 
@@ -102,7 +111,8 @@ def _judge(
     backends: tuple[str, ...],
     sets: tuple[str, ...],
     threshold: float,
-    record_in: Path | None,
+    recorded_in: Path,
+    record: bool,
 ) -> tuple[Judgement, dict[str, Any]]:
     with contextlib.ExitStack() as stack:
         head = stack.enter_context(open_side(None, needs=_NEEDS))
@@ -118,7 +128,7 @@ def _judge(
     if base is not None:
         before, name = sections[1], {"name": sides[1].name, "version": sides[1].version}
     else:
-        recorded, before, name = read_recorded(), {}, "recorded"
+        recorded, before, name = read_recorded(recorded_in), {}, "recorded"
         for backend in backends if counted else ():
             if reason := differences(backend, recorded, tools[0]):
                 reasons.append(reason)
@@ -128,14 +138,16 @@ def _judge(
                     for section, counts in recorded["counts"].items()
                     if section.startswith(f"{backend} ")
                 }
-    if record_in is not None:
+    if record:
         if not counted:
             raise ValueError("nothing was counted: " + "; ".join(reasons))
-        write_text(record_in, with_recorded(read_recorded(record_in), tools[0], sections[0]))
+        write_text(recorded_in, with_recorded(recorded, tools[0], sections[0]))
         reasons = []
-    # a section that has nothing to be held against is all new, which says nothing
+    # a section that has nothing to be held against is all new, which says nothing; the history
+    # of this toolchain keeps it
     comparable = {key: counts for key, counts in sections[0].items() if key in before}
-    judgement = Judgement(list(pair(before, comparable)), threshold, reasons)
+    alone = {key: counts for key, counts in sections[0].items() if key not in before}
+    judgement = Judgement(list(pair(before, comparable)), threshold, reasons, list(pair({}, alone)))
     own = {"name": head.name, "version": head.version}
     return judgement, judgement.as_json(tools[0], name, own)
 

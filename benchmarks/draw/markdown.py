@@ -12,6 +12,7 @@ from fastxent.benchmarks.draw.tables import duration
 from fastxent.benchmarks.draw.wording import (
     GATES,
     HEADINGS,
+    amount_of,
     case_text,
     changes,
     count,
@@ -36,7 +37,7 @@ LIBRARIES: Final = {
     "scipy": "SciPy",
 }
 # At most so many rows of each table: all of it is less than 60 lines.
-_CHANGES, _CHANGE_POINTS, _SPEEDS = 8, 5, 8
+_CHANGES, _CHANGE_POINTS, _SPEEDS = 8, 5, 7
 
 
 def markdown_text(content: Content) -> str:
@@ -44,6 +45,8 @@ def markdown_text(content: Content) -> str:
     parts = [f"## {HEADINGS[content.verdict]}"]
     for verdict in content.verdicts:
         parts.append(f"**{GATES[verdict.kind]}: {verdict.verdict}.** {escaped(sentence(verdict))}")
+        if verdict.notes:
+            parts.append("; ".join(escaped(_shortened(note)) for note in verdict.notes))
     parts += [_changes(each) for each in content.verdicts if each.notable]
     if content.history is not None:
         parts.append(_history(content))
@@ -79,18 +82,28 @@ def _table(headings: Sequence[str], rows: Sequence[str], left_out: int) -> str:
     return "\n".join(lines)
 
 
+def verdict_text(verdict: Verdict) -> str:
+    """What one gate says, as a comment of its own."""
+    return markdown_text(Content(verdicts=[verdict]))
+
+
 def _changes(verdict: Verdict) -> str:
-    rows = [
-        row(
-            code(short_name(each.name)),
-            escaped(each.verdict),
-            "" if each.ratio is None else percent(each.ratio),
-            interval(each),
-        )
-        for each in verdict.notable
-    ]
-    headings = ("benchmark" if verdict.kind == "compare" else "kernel", "verdict", "change", "")
-    return _table(headings, rows[:_CHANGES], max(0, len(rows) - _CHANGES))
+    """The table of what is not the same; counts have no interval."""
+    amount = amount_of(verdict)
+    timed = verdict.kind == "compare"
+    rows = []
+    for each in verdict.notable[:_CHANGES]:
+        cells = [code(short_name(each.name)), escaped(each.verdict)]
+        cells += [amount(each.base), amount(each.head)]
+        cells.append("" if each.ratio is None else percent(each.ratio))
+        rows.append(row(*cells, *([interval(each)] if timed else [])))
+    headings = ["benchmark" if timed else "kernel", "verdict", "before", "after", "change"]
+    headings += ["interval"] if timed else []
+    return _table(headings, rows, len(verdict.notable) - len(rows))
+
+
+def _shortened(text: str, most: int = 300) -> str:
+    return text if len(text) <= most else f"{text[:most]} ..."
 
 
 def _history(content: Content) -> str:
@@ -119,8 +132,8 @@ SPEED_HEADINGS: Final = (
     *("operation", "shape", "Cython", "Numba", "of the roof", "fastest other", "PyTorch"),
 )
 SPEED_NOTE: Final = (
-    "Of the roof: the speed as a share of what this machine allows. "
-    "Times: how often as fast as the other library."
+    "Of the roof: time of the bare exponentials / time of the call, Cython's and Numba's. "
+    "Times: how often as fast as the other library the first of them is."
 )
 
 

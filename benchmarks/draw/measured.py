@@ -163,8 +163,10 @@ def read_measured(paths: Sequence[Path]) -> list[Measured]:
             *sorted(measured.versions.items()),
         )
         if before := found.get(key):
-            before.timings.update(measured.timings)
-            before.others.extend(measured.others)
+            for case, timings in measured.timings.items():
+                before.timings.setdefault(case, {}).update(timings)
+            others = {each.name: each for each in (*before.others, *measured.others)}
+            before.others[:] = others.values()
             new = (n for n in measured.implementations if n not in before.implementations)
             before.implementations.extend(new)
         else:

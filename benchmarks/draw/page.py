@@ -69,7 +69,7 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
 
 
 def _change(verdict: Verdict, change: Change) -> dict[str, str]:
-    amount = amount_of(verdict, change)
+    amount = amount_of(verdict)
     return {
         "name": short_name(change.name),
         "verdict": change.verdict,

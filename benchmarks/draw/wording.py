@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Final
+from collections.abc import Callable, Iterable
+from typing import Final
 
 from fastxent.benchmarks.draw.tables import duration
 from fastxent.benchmarks.judge.history import Series
-from fastxent.benchmarks.judge.verdicts import Change, Verdict
+from fastxent.benchmarks.judge.verdicts import RANKS, Change, Verdict
 from fastxent.benchmarks.measure.case import Case
 
 HEADINGS: Final = {
@@ -16,7 +16,7 @@ HEADINGS: Final = {
     "pass": "No slowdown found",
     None: "How fast it is",
 }
-GATES: Final = {"compare": "Paired runs", "gate": "Instruction counts"}
+GATES: Final = {"compare": "Time (compare)", "gate": "Instructions (gate)"}
 _OUR_TEST: Final = "test_a_right_answer_in_time["
 
 
@@ -73,8 +73,7 @@ def percent(ratio: float) -> str:
 
 def sentence(verdict: Verdict) -> str:
     """What a gate says, in one line."""
-    counts = [(verdict.count(name), name) for name in ("slower", "unclear", "inconclusive")]
-    counts += [(verdict.count(name), name) for name in ("faster", "new", "gone", "same")]
+    counts = [(verdict.count(name), name) for name in RANKS]
     found = ", ".join(f"{n} {name}" for n, name in counts if n)
     subject = "benchmark" if verdict.kind == "compare" else "count"
     return (
@@ -83,7 +82,7 @@ def sentence(verdict: Verdict) -> str:
     )
 
 
-def amount_of(verdict: Verdict, change: Change) -> Any:
+def amount_of(verdict: Verdict) -> Callable[[float | None], str]:
     """How a time, or a count, is written."""
 
     def amount(value: float | None) -> str:

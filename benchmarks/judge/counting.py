@@ -42,11 +42,13 @@ _LAST_LINES: Final = 8
 def check_valgrind() -> None:
     """ValueError, with the way out, where nothing can be counted."""
     if platform.machine().lower() not in ("x86_64", "amd64") or os.name != "posix":
-        raise ValueError("instructions are counted on x86-64 only; `bench compare` takes times")
+        raise ValueError(
+            "instructions are counted on x86-64 only; `fastxent bench compare` measures time"
+        )
     if shutil.which("valgrind") is None:
         raise ValueError(
             "valgrind is not installed, which counts the instructions: apt-get install valgrind "
-            "(or the like); `fastxent bench compare` takes times, and does without"
+            "(or the like); `fastxent bench compare` measures time, and does not need it"
         )
 
 

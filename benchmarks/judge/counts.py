@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -14,8 +15,10 @@ from fastxent.benchmarks.results import read_json
 RECORDED: Final = Path(__file__).with_name("counts.json")
 BLIND_TO: Final = (
     "Counts do not see what is waited for: bandwidth, cache misses, mispredicted branches, threads "
-    "that wake up; nor AVX-512, which valgrind does not run. `fastxent bench compare` takes times."
+    "that wake up; nor AVX-512, which valgrind does not run. `fastxent bench compare` times it all."
 )
+
+NOT_COMPARED: Final = "not compared"
 
 Change = Literal["same", "slower", "faster", "new", "gone"]
 Verdict = Literal["pass", "fail", "inconclusive"]
@@ -46,17 +49,21 @@ class Count:
 
 @dataclass(frozen=True)
 class Judgement:
-    """All counts, and the sections that could not be compared, with the reason and the way out."""
+    """All counts; `alone` have nothing to be compared with, for `reasons` that say the way out."""
 
     counts: Sequence[Count]
     threshold: float
     reasons: Sequence[str] = ()
+    alone: Sequence[Count] = ()
 
     @property
     def verdict(self) -> Verdict:
-        if any(count.change(self.threshold) == "slower" for count in self.counts):
+        """Never "pass" where a count has gone, or nothing was compared at all."""
+        found = {count.change(self.threshold) for count in self.counts}
+        if "slower" in found:
             return "fail"
-        return "inconclusive" if self.reasons or not self.counts else "pass"
+        nothing = found <= {"new"}
+        return "inconclusive" if self.reasons or nothing or "gone" in found else "pass"
 
     @property
     def changed(self) -> list[Count]:
@@ -76,6 +83,8 @@ class Judgement:
             f"{100 * self.threshold:.3g} %, {tally['same'] - unequal} equal",
             *self.reasons,
         ]
+        if self.alone:
+            lines.append(f"{len(self.alone)} counts have nothing that they can be compared with")
         if tally["faster"] and not tally["slower"]:
             lines.append(
                 "Fewer instructions: `fastxent bench gate --record` keeps them, so that the next "
@@ -86,6 +95,7 @@ class Judgement:
     def as_json(self, toolchain: Any, base: Any, head: Any) -> dict[str, Any]:
         return {
             "kind": "gate",
+            "datetime": datetime.now(UTC).isoformat(timespec="seconds"),
             "verdict": self.verdict,
             "threshold": self.threshold,
             "toolchain": toolchain,
@@ -93,25 +103,43 @@ class Judgement:
             "head": head,
             "reasons": list(self.reasons),
             "counts": [
-                {
-                    "name": count.name,
-                    "base": count.base,
-                    "head": count.head,
-                    "ratio": count.ratio,
-                    "verdict": count.change(self.threshold),
-                }
-                for count in self.counts
+                *(_entry(count, count.change(self.threshold)) for count in self.counts),
+                *(_entry(count, NOT_COMPARED) for count in self.alone),
             ],
             "blind_to": BLIND_TO,
         }
 
 
+def _entry(count: Count, verdict: str) -> dict[str, Any]:
+    return {
+        "name": count.name,
+        "base": count.base,
+        "head": count.head,
+        "ratio": count.ratio,
+        "verdict": verdict,
+    }
+
+
 def pair(base: Sections, head: Sections) -> Iterator[Count]:
-    """The counts of the sections that are in `head`, by name; `base` may have others."""
+    """The counts of the sections that are in `head`, by name; `base` may have others.
+
+    Where a case runs other kernels than before, what all of them take is compared: a kernel that
+    was split or has another name is not new.
+    """
     for section, counts in sorted(head.items()):
         before = base.get(section, {})
+        cases: dict[str, list[str]] = {}
         for name in sorted({*before, *counts}):
-            yield Count(f"{section} {name}", before.get(name), counts.get(name))
+            cases.setdefault(name.rpartition(": ")[0], []).append(name)
+        for case, names in cases.items():
+            own_before = {name: before[name] for name in names if name in before}
+            own_now = {name: counts[name] for name in names if name in counts}
+            if own_before and own_now and own_before.keys() != own_now.keys():
+                now = sum(own_now.values())
+                yield Count(f"{section} {case}: all kernels", sum(own_before.values()), now)
+                names = [name for name in names if name in own_before and name in own_now]
+            for name in names:
+                yield Count(f"{section} {name}", before.get(name), counts.get(name))
 
 
 def differences(backend: str, recorded: Mapping[str, Any], here: Mapping[str, Any]) -> str | None:
@@ -133,7 +161,7 @@ def differences(backend: str, recorded: Mapping[str, Any], here: Mapping[str, An
 def read_recorded(path: Path = RECORDED) -> dict[str, Any]:
     """What `--record` wrote; OSError or ValueError, naming the path."""
     recorded = read_json(path, "--record")
-    if not isinstance(recorded, dict):
+    if not isinstance(recorded, dict) or not isinstance(recorded.get("counts"), dict):
         raise ValueError(f"{path} has no counts, which --record writes")
     return recorded
 

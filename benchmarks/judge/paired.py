@@ -113,12 +113,15 @@ class Comparison:
     only_in_base: tuple[str, ...] = ()
     only_in_head: tuple[str, ...] = ()
     unreliable: tuple[str, ...] = ()
+    # What failed in any block, as a test fails.
+    failed_in_base: tuple[str, ...] = ()
+    failed_in_head: tuple[str, ...] = ()
 
     @property
     def verdict(self) -> Overall:
-        """Never "pass" where something that base can do was not measured in head."""
+        """Never "pass" where head was not measured in something that base can do, or failed."""
         found = overall(each.verdict for each in self.benchmarks)
-        if found == "pass" and (self.only_in_base or self.unreliable):
+        if found == "pass" and (self.only_in_base or self.unreliable or self.failed_in_head):
             return "inconclusive"
         return found
 
@@ -138,6 +141,8 @@ class Comparison:
             "only_in_base": list(self.only_in_base),
             "only_in_head": list(self.only_in_head),
             "unreliable": list(self.unreliable),
+            "failed_in_base": list(self.failed_in_base),
+            "failed_in_head": list(self.failed_in_head),
         }
 
 
@@ -215,6 +220,8 @@ def _compare(base: Side, head: Side, options: Options, progress: Progress) -> Co
         only_in_base=apart[0],
         only_in_head=apart[1],
         unreliable=apart[2],
+        failed_in_base=failed_in(blocks, BASE),
+        failed_in_head=failed_in(blocks, HEAD),
     )
 
 
@@ -238,6 +245,11 @@ def split(blocks: Sequence[Block]) -> tuple[tuple[str, ...], ...]:
         else:
             places["neither"].append(name)
     return tuple(map(tuple, places.values()))
+
+
+def failed_in(blocks: Sequence[Block], who: str) -> tuple[str, ...]:
+    """What failed in any of them, in the order of their names."""
+    return tuple(sorted(set().union(*(block.failed.get(who, ()) for block in blocks))))
 
 
 def judge_blocks(

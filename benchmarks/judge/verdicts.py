@@ -1,16 +1,27 @@
-"""What `fastxent bench compare` and `fastxent bench gate` wrote, read again."""
+"""What `fastxent bench compare` and `fastxent bench gate` write, as pages and comments show it."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from fastxent.benchmarks.judge.counts import NOT_COMPARED
 from fastxent.benchmarks.results import read_json
 
 # A word for each, the worst first.
 _STATES = ("fail", "inconclusive", "pass")
+# What came of a benchmark is shown in this order; equals are not.
+RANKS: Final = ("slower", "unclear", "inconclusive", "gone", "new", "faster", NOT_COMPARED, "same")
+# Benchmarks that `compare` does not judge, by the key in its JSON.
+APART: Final = {
+    "failed_in_head": "failed in HEAD",
+    "failed_in_base": "failed in BASE",
+    "only_in_base": "run in BASE only",
+    "only_in_head": "run in HEAD only",
+    "unreliable": "did not run in every process",
+}
 
 
 @dataclass(frozen=True)
@@ -43,12 +54,16 @@ class Verdict:
 
     @property
     def notable(self) -> list[Change]:
-        """The changes that are not "same", the largest ratio first."""
-        others = [each for each in self.changes if each.verdict not in ("same", "")]
-        return sorted(others, key=lambda each: -(each.ratio or math.inf))
+        """The changes that are not "same", by verdict, then by how large they are."""
+        others = [each for each in self.changes if each.verdict not in ("same", NOT_COMPARED)]
+        return sorted(others, key=lambda each: (RANKS.index(each.verdict), -_size(each)))
 
     def count(self, verdict: str) -> int:
         return sum(each.verdict == verdict for each in self.changes)
+
+
+def _size(change: Change) -> float:
+    return abs(math.log(change.ratio)) if change.ratio else 0.0
 
 
 def worst(verdicts: list[Verdict]) -> str | None:
@@ -68,21 +83,26 @@ def read_object(path: Path) -> dict[str, Any]:
 def read_verdict(path: Path, kind: str) -> Verdict:
     """ValueError, naming the path, where it is not what `fastxent bench KIND --json` wrote."""
     found = read_object(path)
-    key = "benchmarks" if kind == "compare" else "counts"
     try:
         if found.get("kind") != kind or found["verdict"] not in _STATES:
             raise ValueError(f"kind {found.get('kind')!r}, verdict {found.get('verdict')!r}")
-        return Verdict(
-            kind=kind,
-            verdict=found["verdict"],
-            base=_side(found.get("base")),
-            head=_side(found.get("head")),
-            threshold=_number(found, "threshold") or 0.0,
-            changes=[_change(each) for each in found[key]],
-            notes=list(_notes(found)),
-        )
+        return verdict_of(found)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} is not what `fastxent bench {kind}` writes: {error!r}") from error
+
+
+def verdict_of(report: dict[str, Any]) -> Verdict:
+    """What a gate writes as JSON, as pages and comments show it."""
+    kind = report["kind"]
+    return Verdict(
+        kind=kind,
+        verdict=report["verdict"],
+        base=_side(report.get("base")),
+        head=_side(report.get("head")),
+        threshold=_number(report, "threshold") or 0.0,
+        changes=[_change(each) for each in report["benchmarks" if kind == "compare" else "counts"]],
+        notes=list(_notes(report)),
+    )
 
 
 def _side(found: Any) -> str:
@@ -94,12 +114,14 @@ def _side(found: Any) -> str:
 
 def _change(found: dict[str, Any]) -> Change:
     timed = "base_median" in found
+    if found["verdict"] not in RANKS:
+        raise ValueError(f"verdict {found['verdict']!r}")
     return Change(
         name=str(found["name"]),
         base=_number(found, "base_median" if timed else "base"),
         head=_number(found, "head_median" if timed else "head"),
         ratio=_number(found, "ratio"),
-        verdict=str(found["verdict"]),
+        verdict=found["verdict"],
         low=_number(found, "low"),
         high=_number(found, "high"),
     )
@@ -116,8 +138,7 @@ def _number(found: dict[str, Any], name: str) -> float | None:
 
 def _notes(found: dict[str, Any]) -> list[str]:
     notes = [str(reason) for reason in found.get("reasons") or []]
-    missing = {"only_in_base": "only in BASE", "only_in_head": "only in HEAD"}
-    for key, text in (missing | {"unreliable": "not in every run"}).items():
+    for key, text in APART.items():
         if names := found.get(key):
             notes.append(f"{text}: {', '.join(map(str, names))}")
     if load := [each for each in found.get("load") or [] if each is not None]:

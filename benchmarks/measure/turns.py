@@ -55,7 +55,9 @@ class Block:
     """What processes that lived together found."""
 
     timed: dict[str, Timed] = field(default_factory=dict)  # by node id, of those that all can run
-    ran: dict[str, set[str]] = field(default_factory=dict)  # by version: what its process could run
+    # By version: what its process was ready for, called, and ended as passed; and what failed.
+    ran: dict[str, set[str]] = field(default_factory=dict)
+    failed: dict[str, set[str]] = field(default_factory=dict)
     statuses: dict[str, int] = field(default_factory=dict)
     printed: dict[str, str] = field(default_factory=dict)
 
@@ -84,8 +86,12 @@ def measure_in_turns(commands: Mapping[str, Command]) -> Block:
                     worker.go_on()
         for worker in workers:
             block.ran[worker.name] = worker.ran
+            block.failed[worker.name] = worker.failed
             block.statuses[worker.name] = worker.process.wait()
             block.printed[worker.name] = worker.printed()
+    # A test may look at what it has timed, and fail: what does nothing is quick.
+    able_to = set.intersection(*block.ran.values())
+    block.timed = {name: timed for name, timed in block.timed.items() if name in able_to}
     return block
 
 
@@ -122,6 +128,8 @@ class _Worker:
         self.ready = ""  # the node id of what waits; "" once it has ended
         self.group: str | None = None
         self.ran: set[str] = set()
+        self.failed: set[str] = set()
+        self._ready_for: set[str] = set()
         self._connection = connection
         self._log = log
 
@@ -140,7 +148,6 @@ class _Worker:
         answer = self._ask(True)
         if isinstance(answer, float):
             return max(answer, 1e-12)  # a coarse clock may see no time pass
-        self.ran.discard(self.ready)
         self._wait(answer)
         return None
 
@@ -148,9 +155,16 @@ class _Worker:
         return self._log.read_text("utf-8", errors="replace")
 
     def _wait(self, message: object) -> None:
+        """Until the next benchmark is ready; outcomes of those that have ended come before it."""
+        while isinstance(message, dict):
+            for name, outcome in message.items():
+                if outcome == "failed":
+                    self.failed.add(name)
+                elif outcome == "passed" and name in self._ready_for:
+                    self.ran.add(name)
+            message = self._receive()
         self.ready, self.group = message if isinstance(message, tuple) else ("", None)
-        if self.ready:
-            self.ran.add(self.ready)
+        self._ready_for.add(self.ready)
 
     def _ask(self, more: bool) -> object:
         with contextlib.suppress(OSError):  # it has ended: nothing is received either

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final
@@ -30,6 +30,7 @@ _TIMED_AT_ONCE: Final = 5e-5
 _FILLS_CACHES: Final = 5e-2
 
 _PARENT: Final = pytest.StashKey[Connection]()
+_OUTCOME: Final = pytest.StashKey[str]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -73,6 +74,18 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
         return (yield)
     with on_cpus(threads):
         return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, Any, Any]:
+    report = yield  # of its setup, its call or its teardown
+    if report.outcome != "passed" and item.stash.get(_OUTCOME, "passed") != "failed":
+        item.stash[_OUTCOME] = report.outcome
+    if call.when == "teardown" and "benchmark" in getattr(item, "fixturenames", ()):
+        item.config.stash[_PARENT].send({item.nodeid: item.stash.get(_OUTCOME, "passed")})
+    return report
 
 
 class _InTurns(BenchmarkFixture):
