@@ -37,11 +37,11 @@ def add(
     ],
     revision: Annotated[
         str | None,
-        typer.Option(metavar="R", help="What was measured, where the results do not say it."),
+        typer.Option(metavar="R", help="What was measured. [default: what the results say]"),
     ] = None,
 ) -> None:
     """Append a line for each benchmark of these results, but not twice."""
-    with ending_with_a_message("history add"):
+    with ending_with_a_message("fastxent bench history add"):
         entries = [entry for path in results for entry in entries_from(path, revision)]
         n_added, problems = append(to, entries)
         for problem in problems:
@@ -65,7 +65,7 @@ def show(
     ] = False,
 ) -> None:
     """When benchmarks became slower or faster: only runs of the same machine are compared."""
-    with ending_with_a_message("history show"):
+    with ending_with_a_message("fastxent bench history show"):
         found = read_history(history)
         for problem in found.problems:
             print(problem, file=sys.stderr)

@@ -56,7 +56,7 @@ def page(
     ] = 2.0,
 ) -> None:
     """Draw results, history and verdicts: a page, Markdown, the README's table."""
-    with ending_with_a_message("page"):
+    with ending_with_a_message("fastxent bench page"):
         written = [path for path in (html, markdown, readme, small) if path]
         if not written:
             raise ValueError("nothing to write: --html, --markdown, --readme or --small is needed")

@@ -53,7 +53,7 @@ def run(
 
     A LIST has commas between its values; the option may be repeated as well. Exit status 1 where a
     benchmark failed, as with a wrong answer, which is not timed; 2 for a wrong command; 130 after
-    Ctrl-C. What processes that had ended by then measured is shown, and kept with --json.
+    Ctrl-C, where the results of processes that had finished are shown, and written with --json.
     """
     lists = {
         "batch": batch,
@@ -63,7 +63,7 @@ def run(
         "backend": backend,
         "threads": threads,
     }
-    with ending_with_a_message("run"):
+    with ending_with_a_message("fastxent bench run"):
         check_environment()
         selection = select(name, lists, not no_peers)
         selection.check_memory()

@@ -98,18 +98,25 @@ def comparisons(records: Iterable[Record]) -> dict[Task, Record]:
 class Proof:
     """Makes comparisons of a checkout and its plants, and keeps them in a file.
 
-    `cases`, which gate A counts where not all, and `same_timed`, by which gate B times equals, are
-    there to be set.
+    of_other_sources: what the file has of them counts as done.
+    cases: gate A counts those with one of these texts in their names; without any, all.
+    same_timed: which benchmarks gate B times of equals, as pytest's -k.
     """
 
-    cases: tuple[str, ...] = ()
-    same_timed: str = SAME_TIMED
-
     def __init__(
-        self, checkout: Path, folder: Path, results: Path, of_other_sources: bool = False
+        self,
+        checkout: Path,
+        folder: Path,
+        results: Path,
+        *,
+        of_other_sources: bool = False,
+        cases: Sequence[str] = (),
+        same_timed: str = SAME_TIMED,
     ) -> None:
         self.builds = Builds(checkout, folder)
         self.results = results
+        self.cases = cases
+        self.same_timed = same_timed
         self._base_counts: dict[str, Counts] = {}
         self._counted: set[str] = set()
         self._plants = {plant.name: plant for plant in PLANTS}
