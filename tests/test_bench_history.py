@@ -97,6 +97,14 @@ def test_results_of_other_projects_name_revision_and_machine_themselves(tmp_path
     assert first.revision == "4d2f-dirty"
 
 
+def test_tests_of_one_name_in_two_files_are_two_benchmarks(tmp_path: Path) -> None:
+    results = made_up.of_others(("test_words", "test_words", "test_batch"))
+    for file, each in zip("aba", results["benchmarks"], strict=True):
+        each["fullname"] = f"test_{file}.py::{each['name']}"
+    names = [entry.name for entry in entries_from(written(tmp_path, results), None)]
+    assert names == ["test_a.py::test_words", "test_b.py::test_words", "test_batch"]
+
+
 def test_results_without_a_revision_ask_for_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -349,6 +357,9 @@ def test_runs_of_other_machines_are_no_change() -> None:
     ours = [entry(i, median=1e-3) for i in range(20)]
     theirs = [entry(20 + i, median=2e-3, fingerprint="another") for i in range(20)]
     assert [each.change_points for each in series_of([*ours, *theirs], 0.02)] == [[], []]
+    sets = [{"instruction_set": name} for name in ("x86-64-v3", "x86-64-v4")]
+    apart = [entry(i, median=1e-3 * (i % 2 + 1), extra_info=sets[i % 2]) for i in range(40)]
+    assert [each.change_points for each in series_of(apart, 0.02)] == [[], []]
     same = [entry(20 + i, median=2e-3) for i in range(20)]
     (series,) = series_of([*same, *ours], 0.02)  # the order is that of time, not of lines
     assert [point.index for point in series.change_points] == [20]

@@ -11,6 +11,7 @@ import os
 import re
 import stat
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
@@ -92,6 +93,9 @@ def entries_from(path: Path, revision: str | None) -> list[Entry]:
 
 def _entries_of_results(results: dict[str, Any], path: Path, revision: str | None) -> list[Entry]:
     machine = machine_of(results)
+    times = Counter(
+        str(each.get("name")) for each in results["benchmarks"] if isinstance(each, dict)
+    )
     commit = results.get("commit_info") or {}
     if revision is None and commit.get("id") not in (None, "unknown", "unversioned"):
         revision = f"{commit['id']}{'-dirty' if commit.get('dirty') else ''}"
@@ -108,7 +112,8 @@ def _entries_of_results(results: dict[str, Any], path: Path, revision: str | Non
             stats = benchmark["stats"]
             fields_of_one = {
                 **known,
-                "name": benchmark["name"],
+                # Two files of a project may have a test of the same name.
+                "name": benchmark["name" if times[str(benchmark["name"])] == 1 else "fullname"],
                 "group": benchmark.get("group"),
                 "median": stats["median"],
                 "spread": stats.get("iqr", 0.0),
@@ -127,7 +132,7 @@ def _entries_of_gate(gate: dict[str, Any], path: Path, revision: str | None) -> 
     name = (head.get("version") or head.get("name")) if isinstance(head, dict) else head
     # Counts do not depend on the machine; other compilers make other instructions of the sources.
     digest = hashlib.sha256(json.dumps(toolchain, sort_keys=True).encode()).hexdigest()[:8]
-    # Their file has no date within. That of the file itself stays when it is added again.
+    # Older ones have no date within. That of the file itself stays when it is added again.
     written = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
     known = {
         "fingerprint": f"instructions-{digest}",
@@ -273,11 +278,13 @@ def _errors_naming(path: Path) -> Iterator[None]:
 def series_of(entries: Iterable[Entry], threshold: float) -> list[Series]:
     """The benchmarks' series, with changes of more than `threshold`, a share.
 
-    Runs of different fingerprints are never in one series.
+    Runs of different fingerprints, or instruction sets of a backend, are never in one series.
     """
-    found: dict[tuple[str, str, str], list[Entry]] = {}
+    found: dict[tuple[str, str, str, str], list[Entry]] = {}
     for entry in entries:
-        found.setdefault((entry.fingerprint, entry.unit, entry.name), []).append(entry)
+        instruction_set = str(entry.extra_info.get("instruction_set"))
+        key = (entry.fingerprint, instruction_set, entry.unit, entry.name)
+        found.setdefault(key, []).append(entry)
     return [_series(group, threshold) for group in found.values()]
 
 

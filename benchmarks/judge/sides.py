@@ -15,6 +15,7 @@ import io
 import json
 import os
 import pkgutil
+import shlex
 import shutil
 import subprocess
 import sys
@@ -200,21 +201,24 @@ def _wheel_of(root: Path, commit: str, cache: Path) -> Path:
             _export(root, commit, sources)
             _build(sources, built, commit)
             # Whole or not at all; another process may have been quicker, with an equal one.
-            with contextlib.suppress(OSError):
+            try:
                 os.rename(built, kept)
+            except OSError:
+                if not any(kept.glob("*.whl")):
+                    raise
         wheels = list(kept.glob("*.whl"))
     return wheels[0]
 
 
 def _build_key() -> str:
     """What a wheel depends on besides its commit, as far as it can be seen from here."""
-    compiler = shutil.which(os.environ.get("CC", "cc").split()[0]) or ""
+    compiler = shlex.split(os.environ.get("CC", "")) or ["cc"]
     facts = [
         sys.version,
         str(sysconfig.get_config_var("EXT_SUFFIX")),
         *(f"{name}={os.environ.get(name)}" for name in ("CC", "CFLAGS", "LDFLAGS")),
         *(f"{name} {version}" for name, version in _build_tools()),
-        _first_line([compiler, "--version"]) if compiler else "",
+        _first_line([*compiler, "--version"]) if shutil.which(compiler[0]) else "",
     ]
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
 
@@ -271,6 +275,6 @@ def _pip(what_fails: str, *arguments: str) -> None:
         quiet=True,
     )
     if done.returncode:
-        lines = done.stdout.strip().splitlines()
-        errors = [line for line in lines if line.startswith("ERROR")] or lines[-_LAST_LINES:]
-        raise ValueError(f"{what_fails}: " + "\n".join(errors))
+        # Those of pip itself say least: before them are the compiler's, or the backend's.
+        lines = [line for line in done.stdout.strip().splitlines() if line.strip()]
+        raise ValueError(f"{what_fails}: " + "\n".join(lines[-2 * _LAST_LINES :]))

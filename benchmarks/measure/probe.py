@@ -18,7 +18,6 @@ if __name__ == "__main__":
             {
                 "version": fastxent.__version__,
                 "file": fastxent.__file__,
-                "python": sys.version.split()[0],
                 "missing": missing,
             }
         )

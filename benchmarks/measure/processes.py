@@ -69,8 +69,6 @@ def run_pytest(
     threads: int,
     options: Sequence[str],
     files: Iterable[str] = ("test_throughput.py",),
-    python: str = sys.executable,
-    environment: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """What pytest-benchmark wrote of one run, without the time of every single round.
 
@@ -79,11 +77,11 @@ def run_pytest(
     with on_cpus(threads), tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / "results.json"
         command = [
-            *launched(python, "pytest", *own_files(files), *own_settings()),
+            *launched(sys.executable, "pytest", *own_files(files), *own_settings()),
             *(f"--threads={threads}", "--benchmark-quiet", f"--benchmark-json={written}"),
             *("-q", "--no-header", *options),
         ]
-        done = run_program(command, folder=folder, environment=environment)
+        done = run_program(command, folder=folder)
         if done.returncode:
             print(f"pytest's status is {done.returncode}: what failed is missing from the results")
         return read_written(written)
