@@ -1,8 +1,0 @@
-"""Puts the project on the path; one that is installed needs no such file."""
-
-from __future__ import annotations
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent))
