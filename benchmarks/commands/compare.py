@@ -102,11 +102,11 @@ def compare_command(
             if path:
                 check_target(path)  # not after all has been measured
         found = _with_progress(base, head, options)
+        print_table(as_table(found))
         if json_path:
             write_text(json_path, json.dumps(found.as_json(), indent=1) + "\n")
         if markdown_path:
             write_text(markdown_path, verdict_text(verdict_of(found.as_json())))
-        print_table(as_table(found))
     raise typer.Exit(STATUS[found.verdict])
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from fastxent.benchmarks.judge.counts import Count
 from rich.table import Table
+from rich.text import Text
 
 
 def as_table(counts: Sequence[Count], threshold: float) -> Table:
@@ -19,10 +20,10 @@ def as_table(counts: Sequence[Count], threshold: float) -> Table:
     return table
 
 
-def _cells(count: Count, threshold: float) -> tuple[str, ...]:
+def _cells(count: Count, threshold: float) -> tuple[Text | str, ...]:
     change = "-" if count.ratio is None else f"{100 * (count.ratio - 1):+.2f} %"
     return (
-        count.name,
+        Text(count.name),  # brackets in a name are no markup
         "-" if count.base is None else f"{count.base:,}",
         "-" if count.head is None else f"{count.head:,}",
         change,
