@@ -32,6 +32,7 @@ from fastxent.benchmarks.judge.statistics import (
     judge,
     overall,
 )
+from fastxent.benchmarks.judge.verdicts import APART
 from fastxent.benchmarks.machine import facts
 from fastxent.benchmarks.machine import load as machine_load
 from fastxent.benchmarks.measure.case import BACKENDS
@@ -138,11 +139,7 @@ class Comparison:
             "blocks": self.blocks,
             "seconds": round(self.seconds, 1),
             "benchmarks": [_entry(each) for each in self.benchmarks],
-            "only_in_base": list(self.only_in_base),
-            "only_in_head": list(self.only_in_head),
-            "unreliable": list(self.unreliable),
-            "failed_in_base": list(self.failed_in_base),
-            "failed_in_head": list(self.failed_in_head),
+            **{key: list(getattr(self, key)) for key in APART},
         }
 
 
