@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastxent.benchmarks.commands.errors import ending_with_a_message
 from fastxent.benchmarks.draw.compared import as_table, summary
 from fastxent.benchmarks.draw.markdown import verdict_text
 from fastxent.benchmarks.judge.paired import Compared, Comparison, Options, compare
@@ -193,7 +195,7 @@ def test_what_is_no_side_is_said(
     )
     (checkout / "backend.py").write_text("raise RuntimeError('nothing is built')\n")
     git(checkout, "commit", "-qam", "no build")
-    assert "cannot be built" in error("HEAD")
+    assert re.search("cannot be built: (?s:.*)nothing is built", error("HEAD"))
     (checkout / "pyproject.toml").write_text(PROJECT.replace("NAME", "other"))
     git(checkout, "commit", "-qam", "another project")
     assert "is no checkout of fastxent" in error("HEAD")
@@ -361,6 +363,17 @@ def test_a_wrong_command_ends_with_2_before_anything_is_measured(
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fault_of_the_program_does_not_end_as_a_slowdown_does(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as end, ending_with_a_message("fastxent bench compare"):
+        raise KeyError("a mistake of ours")
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert "KeyError: 'a mistake of ours'" in said
+    assert "fastxent bench compare: a fault of the program itself" in said
 
 
 # ---- what is shown -------------------------------------------------------------------------------

@@ -272,7 +272,7 @@ def test_files_of_one_machine_are_taken_together_and_those_of_others_are_not(
 
 
 def test_a_later_file_without_the_peers_takes_none_away(tmp_path: Path) -> None:
-    first = written(tmp_path, made_up.throughput() | {"kept": 1}, "a.json")
+    first = written(tmp_path, made_up.throughput(), "a.json")
     alone = made_up.throughput(implementations=("cython",), seed=7)
     (machine,) = read_measured([first, written(tmp_path, alone, "b.json")])
     (timings,) = machine.timings.values()

@@ -298,6 +298,10 @@ def test_short_proof_fails_for_a_false_alarm_and_for_a_plant_not_seen(
     assert status({same: "fail"}) == 1
     assert status({first: "pass"}) == 1
     assert status({same: "inconclusive"}) == 0
+    # A restless machine changes no count: there it says that nothing was compared.
+    counted, same_counted = page.SHORT[:2]
+    assert (counted.gate, same_counted) == ("A", Task("A", ""))
+    assert status({counted: "inconclusive"}) == status({same_counted: "inconclusive"}) == 1
 
 
 def test_an_unknown_plant_is_named(page: ModuleType) -> None:
