@@ -175,6 +175,19 @@ def test_a_revision_is_built_once_and_leaves_nothing_in_the_checkout(
     assert done.stdout == b""
 
 
+def test_a_new_compiler_builds_a_revision_anew(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler, cache = tmp_path / "compiler", tmp_path / "cache"
+    # in two words, as `ccache cc`
+    monkeypatch.setenv("CC", f"env {compiler}")
+    for n_wheels, version in enumerate((1, 2, 2), 1):
+        compiler.write_text(f"#!/bin/sh\necho version {version}\n")
+        compiler.chmod(0o755)
+        with open_side("v1", cache=cache):
+            assert len(list(cache.rglob("*.whl"))) == min(n_wheels, 2)
+
+
 def test_what_is_no_side_is_said(
     checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,6 +209,10 @@ def test_what_is_no_side_is_said(
     (checkout / "backend.py").write_text("raise RuntimeError('nothing is built')\n")
     git(checkout, "commit", "-qam", "no build")
     assert re.search("cannot be built: (?s:.*)nothing is built", error("HEAD"))
+    printing = "def build_wheel(*_):\n    print('kernels.c:7: error')\n    raise SystemExit(1)\n"
+    (checkout / "backend.py").write_text(printing)
+    git(checkout, "commit", "-qam", "what the compiler says")
+    assert re.search("cannot be built: (?s:.*)kernels.c:7: error", error("HEAD"))
     (checkout / "pyproject.toml").write_text(PROJECT.replace("NAME", "other"))
     git(checkout, "commit", "-qam", "another project")
     assert "is no checkout of fastxent" in error("HEAD")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from fastxent.benchmarks.draw.markdown import verdict_text
 from fastxent.benchmarks.judge.counting import (
     INSTRUCTION_SETS,
@@ -262,6 +264,29 @@ def test_without_valgrind_the_way_out_is_said(tmp_path: Path) -> None:
     done = gate(PATH=str(tmp_path))
     assert done.returncode == 2
     assert "apt-get install valgrind" in done.stderr
+
+
+@pytest.mark.parametrize(("recorded", "verdict"), [(1000, "pass"), (900, "fail")])
+def test_in_a_checkout_its_recorded_counts_are_held_against(
+    recorded: int, verdict: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sections(n: int) -> dict[str, Counts]:
+        return {"cython x86-64-v3": {"a: k": n}}
+
+    command = importlib.import_module("fastxent.benchmarks.commands.gate")
+    toolchain = {"counted": ["x86-64-v3"], **HERE}
+    monkeypatch.setattr(command, "check_valgrind", lambda: None)
+    monkeypatch.setattr(command, "toolchain_of", lambda _: toolchain)
+    monkeypatch.setattr(command, "_count", lambda *_: [sections(1000)])
+    file = tmp_path / "benchmarks" / "judge" / RECORDED.name
+    file.parent.mkdir(parents=True)
+    file.write_text(with_recorded({}, toolchain, sections(recorded)))
+    monkeypatch.chdir(tmp_path)
+    report = tmp_path / "gate.json"
+    with pytest.raises(typer.Exit) as ended:
+        command.gate(backend="cython", isa="x86-64-v3", json_path=report)
+    assert ended.value.exit_code == int(verdict == "fail")
+    assert json.loads(report.read_text())["counts"][0]["base"] == recorded
 
 
 @pytest.fixture(scope="module")
