@@ -10,6 +10,7 @@ from typing import Any
 
 from fastxent.benchmarks.measure.case import Case
 from fastxent.benchmarks.measure.roofs import ROOFS
+from pytest_benchmark.utils import get_commit_info
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,12 @@ class Timing:
 
 
 Timings = dict[Case, dict[str, Timing]]
+
+
+def commit_info() -> dict[str, Any]:
+    """The revision of the checkout one stands in, as pytest-benchmark writes it."""
+    found: dict[str, Any] = get_commit_info()  # type: ignore[no-untyped-call]
+    return found
 
 
 def read_json(path: Path, writer: str = "") -> Any:

@@ -195,6 +195,7 @@ def gate(verdict: str, *counts: tuple[str, int | None, int | None, str]) -> dict
     """What `fastxent bench gate` writes: names, counts before and now, verdicts."""
     return {
         "kind": "gate",
+        "commit_info": {"id": "4d2f0c81aa", "dirty": False},
         "verdict": verdict,
         "threshold": 0.01,
         "toolchain": {"cython": {"compiler": "gcc 12"}, "numba": {"numba": "0.68.1"}},

@@ -166,6 +166,9 @@ def test_benchmarks_say_what_is_wrong_with_the_environment(tmp_path: Path) -> No
 def own_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
     """What `bench run` printed, and its results."""
     folder = tmp_path_factory.mktemp("run")
+    identity = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "one"]):
+        subprocess.run(["git", *identity, *words], cwd=folder, check=True)
     more = ("--batch", "9", "--threads=1", "--json", "results.json")
     done = bench_run(folder, *SMALL_OWN, *more)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -192,6 +195,9 @@ def test_run_keeps_what_repeats_it_and_what_is_installed(
     command = "fastxent bench run --batch 8 --batch 9 --classes 10 --operation loss"
     assert results["command"] == f"{command} --backend cython --threads 1 --no-peers"
     assert results["libraries"]["scikit-learn"] == version("scikit-learn")
+    # of the checkout it was run in; a history names it
+    assert len(results["commit_info"]["id"]) == 40
+    assert "versions" in results["commit_info"]["fastxent"]
 
 
 def test_run_keeps_the_machine_and_the_share_of_the_roof(

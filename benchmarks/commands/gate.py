@@ -30,6 +30,7 @@ from fastxent.benchmarks.judge.counts import (
 )
 from fastxent.benchmarks.judge.sides import Side, open_side
 from fastxent.benchmarks.judge.verdicts import verdict_of
+from fastxent.benchmarks.results import commit_info
 from fastxent.verify.reports.writers import check_target, write_text
 from rich.progress import Progress
 
@@ -149,7 +150,7 @@ def _judge(
     alone = {key: counts for key, counts in sections[0].items() if key not in before}
     judgement = Judgement(list(pair(before, comparable)), threshold, reasons, list(pair({}, alone)))
     own = {"name": head.name, "version": head.version}
-    return judgement, judgement.as_json(tools[0], name, own)
+    return judgement, {**judgement.as_json(tools[0], name, own), "commit_info": commit_info()}
 
 
 def _uncounted(sides: Sequence[Side], tools: Sequence[Any], sets: Sequence[str]) -> list[str]:

@@ -37,7 +37,9 @@ def add(
     ],
     revision: Annotated[
         str | None,
-        typer.Option(metavar="R", help="What was measured. [default: what the results say]"),
+        typer.Option(
+            metavar="R", help="What was measured. [default: that of the checkout where it was]"
+        ),
     ] = None,
 ) -> None:
     """Append a line for each benchmark of these results, but not twice."""

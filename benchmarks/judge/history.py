@@ -96,13 +96,10 @@ def _entries_of_results(results: dict[str, Any], path: Path, revision: str | Non
     times = Counter(
         str(each.get("name")) for each in results["benchmarks"] if isinstance(each, dict)
     )
-    commit = results.get("commit_info") or {}
-    if revision is None and commit.get("id") not in (None, "unknown", "unversioned"):
-        revision = f"{commit['id']}{'-dirty' if commit.get('dirty') else ''}"
     known = {
         "fingerprint": machine["fingerprint"],
         "machine": machine,
-        "revision": _named(revision, path),
+        "revision": revision or _revision_of(results, path),
         "time": results.get("datetime"),
         "unit": "seconds",
     }
@@ -128,8 +125,6 @@ def _entries_of_results(results: dict[str, Any], path: Path, revision: str | Non
 
 def _entries_of_gate(gate: dict[str, Any], path: Path, revision: str | None) -> list[Entry]:
     toolchain = gate.get("toolchain") or {}
-    head = gate.get("head")
-    name = (head.get("version") or head.get("name")) if isinstance(head, dict) else head
     # Counts do not depend on the machine; other compilers make other instructions of the sources.
     digest = hashlib.sha256(json.dumps(toolchain, sort_keys=True).encode()).hexdigest()[:8]
     # Older ones have no date within. That of the file itself stays when it is added again.
@@ -137,7 +132,7 @@ def _entries_of_gate(gate: dict[str, Any], path: Path, revision: str | None) -> 
     known = {
         "fingerprint": f"instructions-{digest}",
         "machine": {"toolchain": toolchain},
-        "revision": _named(revision or name, path),
+        "revision": revision or _revision_of(gate, path),
         "time": gate.get("datetime") or written,
         "group": "instructions",
         "unit": "instructions",
@@ -158,10 +153,12 @@ def _entries_of_gate(gate: dict[str, Any], path: Path, revision: str | None) -> 
     return entries
 
 
-def _named(revision: str | None, path: Path) -> str:
-    if not revision:
+def _revision_of(found: dict[str, Any], path: Path) -> str:
+    """That of the checkout in which results were made, as pytest-benchmark writes it."""
+    commit = found.get("commit_info") or {}
+    if commit.get("id") in (None, "unknown", "unversioned"):
         raise ValueError(f"{path} does not say which revision was measured: name it by --revision")
-    return str(revision)
+    return f"{commit['id']}{'-dirty' if commit.get('dirty') else ''}"
 
 
 def _entry(found: dict[str, Any]) -> Entry:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from fastxent.benchmarks.machine import on_cpus
+from fastxent.benchmarks.results import commit_info
 
 HERE: Final = Path(__file__).resolve().parent
 
@@ -84,7 +85,11 @@ def run_pytest(
         done = run_program(command, folder=folder)
         if done.returncode:
             print(f"pytest's status is {done.returncode}: what failed is missing from the results")
-        return read_written(written)
+        results = read_written(written)
+    if results:
+        # pytest ran in a folder that knows of no revision
+        results["commit_info"] = {**results.get("commit_info", {}), **commit_info()}
+    return results
 
 
 def own_files(names: Iterable[str]) -> list[str]:
