@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,15 +56,24 @@ def read_results(path: Path) -> dict[str, Any]:
 
 
 def read_timings(results: dict[str, Any]) -> Timings:
-    """Cases and their implementations, in the order in which they were timed."""
+    """Cases and their implementations, in the order in which they were timed.
+
+    ValueError where there is no usable result.
+    """
     timings: Timings = defaultdict(dict)
-    for entry in results["benchmarks"]:
-        info = entry["extra_info"]
-        if "implementation" not in info:  # options.py has a table of its own
-            continue
-        case = Case(info["operation"], info["dtype"], info["shape"], info["threads"])
-        timing = Timing(info["kind"], entry["stats"]["median"], info["bytes"])
-        timings[case][info["implementation"]] = timing
+    number = 0
+    try:
+        for number, entry in enumerate(results["benchmarks"], start=1):  # noqa: B007
+            info = entry["extra_info"]
+            if "implementation" not in info:  # options.py has a table of its own
+                continue
+            case = Case(info["operation"], info["dtype"], info["shape"], info["threads"])
+            timing = Timing(info["kind"], entry["stats"]["median"], info["bytes"])
+            if not (min(case.dimensions) > 0 and 0 < timing.median < math.inf):
+                raise ValueError(f"{case.group} in {timing.median} s")
+            timings[case][info["implementation"]] = timing
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"result {number} of a benchmark cannot be read: {error!r}") from error
     return timings
 
 

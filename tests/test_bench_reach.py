@@ -116,6 +116,10 @@ def test_reach_fails_where_a_benchmark_did(tmp_path: Path) -> None:
         ("--results nothing", "nothing cannot be read: No such file or directory"),
         ("--results text", "text is no JSON, which --benchmark-json writes: Expecting"),
         ("--results list", "list has no results of benchmarks, which --benchmark-json writes"),
+        (
+            "--results empty",
+            "empty: result 1 of a benchmark cannot be read: KeyError('extra_info')",
+        ),
         ("--backend fortran", "--backend must be one of cython, numba, not 'fortran'"),
     ],
 )
@@ -123,6 +127,7 @@ def test_reach_says_what_is_wrong_before_it_measures(
     tmp_path: Path, options: str, message: str
 ) -> None:
     (tmp_path / "text").write_text("no JSON")
+    (tmp_path / "empty").write_text('{"benchmarks": [{}]}')
     (tmp_path / "list").write_text("[]")
     done = reach(tmp_path, *options.split())
     assert (done.returncode, done.stdout) == (2, "")

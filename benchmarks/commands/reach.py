@@ -64,8 +64,12 @@ def reach(
                 if json_path and results.get("benchmarks"):
                     write_text(json_path, json.dumps(results, indent=1))
                 raise
+        try:
+            timings = read_timings(results)
+        except ValueError as error:
+            raise ValueError(f"{results_path}: {error}") from error
         verdicts: list[Verdict] = [
-            *judge_timings(requirements(smoke), read_timings(results), backends),
+            *judge_timings(requirements(smoke), timings, backends),
             *judge_behaviours(results.get("behaviour", {}), backends),
         ]
         print_table(as_table(verdicts))
