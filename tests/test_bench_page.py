@@ -376,6 +376,15 @@ def test_the_markdown_is_short_whatever_there_is_to_say(tmp_path: Path) -> None:
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
 
 
+def test_the_markdown_has_what_another_project_measured(tmp_path: Path) -> None:
+    results = written(tmp_path, made_up.of_others(("test_words", "test_batch")))
+    content = Content(measured=read_measured([results]), history=series_of(history(3), 0.02))
+    text = markdown_text(content)
+    assert re.search(r"^\| `test_words` \| .* \| .* \|$", text, re.MULTILINE)
+    # too short for any: "no change" would say more than is known
+    assert "1 with fewer than 8 runs cannot show any" in text
+
+
 def made_up_operations() -> tuple[str, ...]:
     return ("loss", "loss_and_grad", "softmax")
 
@@ -575,4 +584,4 @@ def test_percents_and_times_are_short() -> None:
 def test_a_history_of_one_run_is_a_table_without_pictures() -> None:
     page = Page(html_text(Content(history=series_of([replace(history(1)[0])], 0.02))))
     assert not list(page.all("svg"))
-    assert "No change was found." in page.text
+    assert "0 changes in 1 series" in page.text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fastxent.benchmarks.draw.tables import plain
 from fastxent.benchmarks.judge.counts import Count
 from rich.table import Table
 from rich.text import Text
@@ -23,7 +24,7 @@ def as_table(counts: Sequence[Count], threshold: float) -> Table:
 def _cells(count: Count, threshold: float) -> tuple[Text | str, ...]:
     change = "-" if count.ratio is None else f"{100 * (count.ratio - 1):+.2f} %"
     return (
-        Text(count.name),  # brackets in a name are no markup
+        plain(count.name),
         "-" if count.base is None else f"{count.base:,}",
         "-" if count.head is None else f"{count.head:,}",
         change,

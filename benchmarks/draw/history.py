@@ -4,26 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fastxent.benchmarks.draw.wording import amount, changes, count, short_name
-from fastxent.benchmarks.judge.change_points import FEWEST_RUNS
+from fastxent.benchmarks.draw.tables import plain
+from fastxent.benchmarks.draw.wording import amount, changes, changes_text, short_name
 from fastxent.benchmarks.judge.history import Series
 from rich.table import Table
-from rich.text import Text
 
 
 def changes_table(history: Sequence[Series]) -> Table:
     """The newest change comes first."""
     found = changes(history)
-    machines = {series.newest.fingerprint for series in history}
-    short = sum(
-        series.newest.unit == "seconds" and len(series.entries) < 2 * FEWEST_RUNS
-        for series in history
-    )
-    too_short = f" {short} with fewer than {2 * FEWEST_RUNS} runs cannot show any." if short else ""
-    table = Table(
-        caption=f"{count(len(found), 'change')} in {len(history)} series of "
-        f"{count(len(machines), 'fingerprint')}.{too_short}"
-    )
+    table = Table(caption=changes_text(history, len(found)), show_header=bool(found))
     for heading in ("since", "revision", "the one before"):
         table.add_column(heading, no_wrap=True)
     table.add_column("benchmark", overflow="fold")
@@ -32,7 +22,7 @@ def changes_table(history: Sequence[Series]) -> Table:
     table.add_column("", no_wrap=True)
     for change in found:
         keys = ("date", "revision", "previous", "name", "before", "after", "change", "verdict")
-        table.add_row(*(Text(change[key]) for key in keys))  # brackets in a name are no markup
+        table.add_row(*(plain(change[key]) for key in keys))
     return table
 
 
@@ -46,10 +36,10 @@ def newest_table(history: Sequence[Series]) -> Table:
     for series in history:
         newest = series.newest
         table.add_row(
-            Text(short_name(newest.name)),
+            plain(short_name(newest.name)),
             str(len(series.entries)),
-            Text(newest.revision[:12]),
-            Text(newest.fingerprint),
+            plain(newest.revision[:12]),
+            plain(newest.fingerprint),
             amount(series, newest.median),
         )
     return table

@@ -15,6 +15,7 @@ from fastxent.benchmarks.draw.wording import (
     amount_of,
     case_text,
     changes,
+    changes_text,
     count,
     interval,
     percent,
@@ -51,6 +52,7 @@ def markdown_text(content: Content) -> str:
     if content.history is not None:
         parts.append(_history(content))
     parts += [_speeds(each) for each in content.measured[:1] if each.timings]
+    parts += [_others(each) for each in content.measured[:1] if each.others and not each.timings]
     if len(content.measured) > 1:
         parts.append(f"{count(len(content.measured) - 1, 'more machine')}: see the page.")
     return "\n\n".join(parts) + "\n"
@@ -109,7 +111,7 @@ def _shortened(text: str, most: int = 300) -> str:
 def _history(content: Content) -> str:
     found = changes(content.history or ())
     if not found:
-        return f"History: no change in {len(content.history or ())} series."
+        return f"History: {changes_text(content.history or (), 0)}"
     rows = [
         row(each["date"], code(each["revision"]), code(each["name"]), each["change"])
         for each in found
@@ -126,6 +128,16 @@ def _speeds(measured: Measured) -> str:
     n_more = len(measured.timings) - len(rows)
     caption = f"{escaped(measured.title)}, medians. {SPEED_NOTE}"
     return f"{caption}\n\n{_table(SPEED_HEADINGS, rows, n_more)}"
+
+
+def _others(measured: Measured) -> str:
+    """Benchmarks of another project, of which nothing is known but their times."""
+    rows = [
+        row(code(each.name), duration(each.median), duration(each.spread))
+        for each in measured.others[:_SPEEDS]
+    ]
+    table = _table(("benchmark", "median", "spread"), rows, len(measured.others) - len(rows))
+    return f"{escaped(measured.title)}\n\n{table}"
 
 
 SPEED_HEADINGS: Final = (

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from fastxent.verify.reports.writers import printable
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 
 def duration(seconds: float) -> str:
@@ -15,6 +17,11 @@ def duration(seconds: float) -> str:
 
 def ratio(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
+
+
+def plain(text: str) -> Text:
+    """Text whose brackets are no markup, and which cannot command a terminal."""
+    return Text(printable(text))
 
 
 def print_table(table: Table) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from fastxent.benchmarks.draw.tables import duration
+from fastxent.benchmarks.judge.change_points import FEWEST_RUNS
 from fastxent.benchmarks.judge.history import Series
 from fastxent.benchmarks.judge.verdicts import RANKS, Change, Verdict
 from fastxent.benchmarks.measure.case import Case
@@ -127,3 +128,17 @@ def changes(history: Iterable[Series]) -> list[dict[str, str]]:
         }
         for moment, series, point in found
     ]
+
+
+def changes_text(history: Sequence[Series], n_changes: int) -> str:
+    """How many there are, in how much, and where none could be seen."""
+    machines = {series.newest.fingerprint for series in history}
+    short = sum(
+        series.newest.unit == "seconds" and len(series.entries) < 2 * FEWEST_RUNS
+        for series in history
+    )
+    too_short = f" {short} with fewer than {2 * FEWEST_RUNS} runs cannot show any." if short else ""
+    return (
+        f"{count(n_changes, 'change')} in {len(history)} series of "
+        f"{count(len(machines), 'fingerprint')}.{too_short}"
+    )
