@@ -88,15 +88,15 @@ def load() -> float | None:
     return round(os.getloadavg()[0], 2)
 
 
-def busy_warning() -> str | None:
+def busy_warning(
+    what_follows: str = "times are too long and vary. Libraries whose threads wait for each other "
+    "suffer most: what is measured against them is worth little.",
+) -> str | None:
     """What to say before measuring on a machine that is busy with something else."""
     found = load()
     if found is None or found <= _BUSY:
         return None
-    return (
-        f"The machine is busy (load {found:.1f}): times are too long and vary. Libraries whose "
-        "threads wait for each other suffer most: what is measured against them is worth little."
-    )
+    return f"The machine is busy (load {found:.1f}): {what_follows}"
 
 
 def available_memory() -> int | None:

@@ -448,8 +448,20 @@ def test_the_comment_has_only_what_changed() -> None:
     assert len(text) < 3000
 
 
-def test_brackets_in_a_name_are_shown() -> None:
+def test_what_is_no_verdict_says_what_to_do() -> None:
+    found = comparison(
+        compared("a", 1.4, "inconclusive"), compared("b", 1.1, "inconclusive"),
+        compared("c", 1.05, "unclear"),
+    )  # fmt: skip
+    for text in (summary(found), verdict_text(verdict_of(found.as_json()))):
+        assert "2 inconclusive: BASE was not as fast as itself" in text
+        assert "1 unclear: the interval contains the threshold" in text
+    assert "not as fast as itself" not in summary(comparison(compared("d", 1.0, "same")))
+
+
+def test_a_name_shows_its_brackets_and_cannot_command_a_terminal() -> None:
     name = "test_read[/tmp/x]"
+    assert "a\\x1b[31mb" in text_of(comparison(compared("a\x1b[31mb", 1.0, "same")))
     found = comparison(compared(name, 1.0, "same"), failed_in_head=("test_sort[large]",))
     assert name in text_of(found)
     assert "failed in HEAD: test_sort[large]" in " ".join(text_of(found).split())

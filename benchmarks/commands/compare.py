@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,7 @@ from fastxent.benchmarks.draw.markdown import verdict_text
 from fastxent.benchmarks.draw.tables import print_table
 from fastxent.benchmarks.judge.paired import Comparison, Options, compare
 from fastxent.benchmarks.judge.verdicts import verdict_of
+from fastxent.benchmarks.machine import busy_warning
 from fastxent.verify.reports.writers import check_target, write_text
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -101,6 +103,8 @@ def compare_command(
         for path in (json_path, markdown_path):
             if path:
                 check_target(path)  # not after all has been measured
+        if warning := busy_warning("this may take longer and end without a verdict."):
+            print(warning, file=sys.stderr, flush=True)
         found = _with_progress(base, head, options)
         print_table(as_table(found))
         if json_path:

@@ -7,12 +7,11 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 
-from fastxent.benchmarks.draw.tables import duration
+from fastxent.benchmarks.draw.tables import duration, plain
 from fastxent.benchmarks.judge.paired import Compared, Comparison
 from fastxent.benchmarks.judge.statistics import Interval
-from fastxent.benchmarks.judge.verdicts import APART, RANKS
+from fastxent.benchmarks.judge.verdicts import APART, RANKS, advice
 from rich.table import Table
-from rich.text import Text
 
 _EXPLANATIONS: Final = {
     "pass": "nothing is slower",
@@ -30,15 +29,14 @@ def in_order(comparison: Comparison) -> list[Compared]:
 
 
 def as_table(comparison: Comparison) -> Table:
-    # Brackets in a name are no markup.
-    table = Table(caption=Text(summary(comparison)), caption_justify="left")
+    table = Table(caption=plain(summary(comparison)), caption_justify="left")
     table.add_column("benchmark", overflow="fold")
     for heading in ("base", "head", "head / base", "control"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     for each in in_order(comparison):
         table.add_row(
-            Text(each.name),
+            plain(each.name),
             duration(each.base_median),
             duration(each.head_median),
             _text(each.measured),
@@ -69,7 +67,7 @@ def _summary(comparison: Comparison) -> Iterator[str]:
     parts = [f"{counts[name]} {name}" for name in RANKS if counts[name]]
     yield (
         f"{comparison.verdict}: {_EXPLANATIONS[comparison.verdict]} "
-        f"({', '.join(parts)}; threshold {options.threshold:.0%})"
+        f"({', '.join(parts)}; threshold {100 * options.threshold:g} %)"
     )
     yield (
         f"{comparison.head.name} against {comparison.base.name}: {comparison.blocks} processes "
@@ -77,6 +75,7 @@ def _summary(comparison: Comparison) -> Iterator[str]:
         f"and {_load(comparison.load[1])} after; a slowdown that is none in at most "
         f"{1 - options.confidence:.0%} of comparisons"
     )
+    yield from advice(each.verdict for each in comparison.benchmarks)
     for key, text in APART.items():
         if names := getattr(comparison, key):
             yield f"{text}: {', '.join(names)}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +24,21 @@ APART: Final = {
     "only_in_head": "run in HEAD only",
     "unreliable": "did not run in every process",
 }
+
+# What to do about verdicts of benchmarks that let a comparison end without one.
+_ADVICE: Final = {
+    "inconclusive": "BASE was not as fast as itself: the machine is too restless. Run it again "
+    "when it is idle, or only these (-k) with more --blocks",
+    "unclear": "the interval contains the threshold: more --blocks narrow it",
+}
+
+
+def advice(verdicts: Iterable[str]) -> Iterator[str]:
+    """A line for each kind of verdict that is none."""
+    found = Counter(verdicts)
+    for verdict, text in _ADVICE.items():
+        if found[verdict]:
+            yield f"{found[verdict]} {verdict}: {text}"
 
 
 @dataclass(frozen=True)
@@ -138,6 +155,7 @@ def _number(found: dict[str, Any], name: str) -> float | None:
 
 def _notes(found: dict[str, Any]) -> list[str]:
     notes = [str(reason) for reason in found.get("reasons") or []]
+    notes += advice(str(each["verdict"]) for each in found.get("benchmarks") or [])
     for key, text in APART.items():
         if names := found.get(key):
             notes.append(f"{text}: {', '.join(map(str, names))}")
