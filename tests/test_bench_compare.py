@@ -188,6 +188,17 @@ def test_a_new_compiler_builds_a_revision_anew(
             assert len(list(cache.rglob("*.whl"))) == min(n_wheels, 2)
 
 
+def test_what_is_not_committed_is_said_to_be_left_out(
+    checkout: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (checkout / "package.py").write_text("__version__ = 'edited'\n")
+    with open_side("v1", cache=tmp_path / "cache"):
+        assert capsys.readouterr().err == "", "nobody expects the edit there"
+    with open_side("HEAD", cache=tmp_path / "cache") as side:
+        assert side.version == "2"
+    assert "what has not been committed in" in capsys.readouterr().err
+
+
 def test_what_is_no_side_is_said(
     checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,6 +229,8 @@ def test_what_is_no_side_is_said(
     assert "is no checkout of fastxent" in error("HEAD")
     monkeypatch.chdir(tmp_path)
     assert "is in no git checkout" in error("v1")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "git does not run: No such file or directory" in error("v1")
 
 
 def test_an_environment_that_lacks_pytest_benchmark_is_said(tmp_path: Path, package: Path) -> None:

@@ -349,7 +349,7 @@ def _measure(
     """One series; without `blocks` the first block's time decides how many there are."""
     most = _MOST_BLOCKS if number == 1 else 2 * _MOST_BLOCKS
     wanted = blocks or most
-    what = "measuring" if number == 1 else f"again: {len(names or ())}"
+    what = "measuring" if number == 1 else f"again, {len(names or ())} of the benchmarks:"
     text = f"{what} {base.name} and {head.name}"
     done: list[Block] = []
     started = time.monotonic()

@@ -87,6 +87,9 @@ def _make(text: str | None, folder: Path, cache: Path) -> Side:
     if (path / "fastxent" / "__init__.py").is_file():
         return _from_folder(path.resolve().name, path.resolve())
     root, commit, name = _find_commit(text)
+    is_here = commit == _git("rev-parse", "HEAD").strip()
+    if is_here and _git("status", "--porcelain", "--untracked-files=no"):
+        print(f"what has not been committed in {root} is not part of {text}", file=sys.stderr)
     _unpack(_wheel_of(root, commit, cache), folder)
     return _from_folder(name, folder)
 
@@ -165,7 +168,12 @@ def _find_commit(text: str) -> tuple[Path, str, str]:
     other = "a wheel, a folder with the package in it, or the folder of a Python environment"
     try:
         root = _git("rev-parse", "--show-toplevel").strip()
-    except (OSError, ValueError):
+    except OSError as error:
+        raise ValueError(
+            f"{text!r} is neither {other}; it could be a revision, but git does not run: "
+            f"{error.strerror}"
+        ) from None
+    except ValueError:
         raise ValueError(
             f"{text!r} is neither {other}; it could be a revision, but {Path.cwd()} is in no git "
             "checkout"
