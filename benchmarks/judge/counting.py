@@ -33,7 +33,7 @@ Job = tuple[Side, str, str]  # a side, a backend, an instruction set
 
 _WORKER: Final = "fastxent.benchmarks.judge.counting_worker"
 _CALLGRIND: Final = (
-    "--tool=callgrind", "--collect-atstart=no", "--toggle-collect=driver_work",
+    "--tool=callgrind", "--vgdb=no", "--collect-atstart=no", "--toggle-collect=driver_work",
     "--dump-after=driver_work", "--dump-line=no", "--callgrind-out-file=dump",
 )  # fmt: skip
 _LAST_LINES: Final = 8

@@ -15,7 +15,7 @@ from fastxent.benchmarks.results import read_json
 RECORDED: Final = Path(__file__).with_name("counts.json")
 BLIND_TO: Final = (
     "Counts do not see what is waited for: bandwidth, cache misses, mispredicted branches, threads "
-    "that wake up; nor AVX-512, which valgrind does not run. `fastxent bench compare` times it all."
+    "that wake up; nor AVX-512, which valgrind does not run. fastxent bench compare times it all."
 )
 
 NOT_COMPARED: Final = "not compared"
@@ -87,8 +87,13 @@ class Judgement:
             lines.append(f"{len(self.alone)} counts have nothing that they can be compared with")
         if tally["faster"] and not tally["slower"]:
             lines.append(
-                "Fewer instructions: `fastxent bench gate --record` keeps them, so that the next "
+                "Fewer instructions: fastxent bench gate --record keeps them, so that the next "
                 "change is held against these."
+            )
+        if tally["slower"]:
+            lines.append(
+                "More instructions: fastxent bench compare says whether they cost time. Where they "
+                "are meant, fastxent bench gate --record keeps them, for a review to see."
             )
         return [*lines, BLIND_TO]
 
