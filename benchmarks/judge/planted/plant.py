@@ -33,10 +33,11 @@ def after(path: str, text: str, added: str) -> Edit:
 class Plant:
     """A slowdown: results stay right.
 
-    `percent` is how many instructions more the most affected kernel of the twin takes, about,
-    where that is what is planted. `seen_by` names the gates that claim to see it. `timed` chooses
-    the benchmarks that gate B runs, as pytest's -k does; it is empty where gate B has none that
-    comes to the place, or where it would take too long: Numba compiles in each of its processes.
+    `percent` is how many instructions more the affected kernel takes, about, where that is what
+    is planted; some cases take far more. `seen_by` names the gates that claim to see it. `timed`
+    chooses the benchmarks that gate B runs, as pytest's -k does; it is empty where gate B has none
+    that comes to the place, or where it would take too long: Numba compiles in each of its
+    processes.
     """
 
     name: str
