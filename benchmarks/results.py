@@ -32,6 +32,7 @@ Timings = dict[Case, dict[str, Timing]]
 
 def commit_info() -> dict[str, Any]:
     """The revision of the checkout one stands in, as pytest-benchmark writes it."""
+    # pytest-benchmark has no annotations
     found: dict[str, Any] = get_commit_info()  # type: ignore[no-untyped-call]
     return found
 
@@ -50,7 +51,7 @@ def read_json(path: Path, writer: str = "") -> Any:
 def read_results(path: Path) -> dict[str, Any]:
     """What --benchmark-json, or reach.py, wrote; OSError or ValueError, naming the path."""
     results = read_json(path, "--benchmark-json")
-    if not isinstance(results, dict) or "benchmarks" not in results:
+    if not isinstance(results, dict) or not isinstance(results.get("benchmarks"), list):
         raise ValueError(f"{path} has no results of benchmarks, which --benchmark-json writes")
     return results
 
@@ -61,9 +62,8 @@ def read_timings(results: dict[str, Any]) -> Timings:
     ValueError where there is no usable result.
     """
     timings: Timings = defaultdict(dict)
-    number = 0
-    try:
-        for number, entry in enumerate(results["benchmarks"], start=1):  # noqa: B007
+    for number, entry in enumerate(results["benchmarks"], start=1):
+        try:
             info = entry["extra_info"]
             if "implementation" not in info:  # options.py has a table of its own
                 continue
@@ -71,9 +71,9 @@ def read_timings(results: dict[str, Any]) -> Timings:
             timing = Timing(info["kind"], entry["stats"]["median"], info["bytes"])
             if not (min(case.dimensions) > 0 and 0 < timing.median < math.inf):
                 raise ValueError(f"{case.group} in {timing.median} s")
-            timings[case][info["implementation"]] = timing
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"result {number} of a benchmark cannot be read: {error!r}") from error
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"result {number} of a benchmark cannot be read: {error!r}") from error
+        timings[case][info["implementation"]] = timing
     return timings
 
 

@@ -115,6 +115,7 @@ def test_reach_fails_where_a_benchmark_did(tmp_path: Path) -> None:
         ("--json .", ". cannot be written: it is a folder"),
         ("--results nothing", "nothing cannot be read: No such file or directory"),
         ("--results text", "text is no JSON, which --benchmark-json writes: Expecting"),
+        ("--results number", "number has no results of benchmarks, which --benchmark-json writes"),
         ("--results list", "list has no results of benchmarks, which --benchmark-json writes"),
         (
             "--results empty",
@@ -128,6 +129,7 @@ def test_reach_says_what_is_wrong_before_it_measures(
 ) -> None:
     (tmp_path / "text").write_text("no JSON")
     (tmp_path / "empty").write_text('{"benchmarks": [{}]}')
+    (tmp_path / "number").write_text('{"benchmarks": 5}')
     (tmp_path / "list").write_text("[]")
     done = reach(tmp_path, *options.split())
     assert (done.returncode, done.stdout) == (2, "")

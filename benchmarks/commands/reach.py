@@ -67,7 +67,7 @@ def reach(
         try:
             timings = read_timings(results)
         except ValueError as error:
-            raise ValueError(f"{results_path}: {error}") from error
+            raise ValueError(f"{results_path or 'what was measured'}: {error}") from error
         verdicts: list[Verdict] = [
             *judge_timings(requirements(smoke), timings, backends),
             *judge_behaviours(results.get("behaviour", {}), backends),
