@@ -395,6 +395,26 @@ def test_a_wrong_command_ends_with_2_before_anything_is_measured(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("load", [3.0, 0.1, None])
+def test_a_busy_machine_is_said_before_anything_is_measured(
+    load: float | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fastxent.benchmarks import machine
+    from fastxent.benchmarks.commands import compare as command
+
+    def measure(*_: object) -> None:
+        raise ValueError("measured")
+
+    monkeypatch.setattr(machine, "load", lambda: load)
+    monkeypatch.setattr(command, "_with_progress", measure)
+    with pytest.raises(SystemExit):
+        command.compare_command("base")
+    warning, measured = "The machine is busy (load 3.0): this may take longer", "error: measured"
+    said = capsys.readouterr().err
+    assert measured in said
+    assert (warning in said.partition(measured)[0]) == (load == 3.0)
+
+
 def test_a_fault_of_the_program_does_not_end_as_a_slowdown_does(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

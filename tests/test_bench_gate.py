@@ -82,6 +82,14 @@ def test_faster_counts_pass_and_ask_to_be_recorded() -> None:
     assert not any("--record" in line for line in judged({"a": 1000}, {"a": 999}).summary())
 
 
+def test_slower_counts_say_what_to_do_next() -> None:
+    def advises(judgement: Judgement) -> bool:
+        return any("fastxent bench compare says whether" in line for line in judgement.summary())
+
+    assert advises(judged({"a": 1000}, {"a": 1020}))
+    assert not advises(judged({"a": 1000}, {"a": 1009}))
+
+
 def test_a_new_case_is_shown_and_fails_nothing() -> None:
     judgement = judged({"a: k": 1000}, {"a: k": 1000, "b: k": 6})
     assert judgement.verdict == "pass"
