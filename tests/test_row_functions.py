@@ -386,13 +386,14 @@ def test_what_is_known_of_a_single_row_are_numbers_that_json_takes(
             fastxent.sparse_softmax_cross_entropy_with_logits([2, 2], rows, **options),
         ),
         (fastxent.logsumexp(row, **options), fastxent.logsumexp(rows, **options)),
-        (fastxent.logsumexp(row, b=2), fastxent.logsumexp(rows, b=2)),
+        (fastxent.logsumexp(row, b=2, **options), fastxent.logsumexp(rows, b=2, **options)),
     ]
     for number, array in numbers:
         assert type(number) in (np.float64, int, bool)
         assert number == array[0]
         assert json.loads(json.dumps(number)) == number
-    for mean in (fastxent.cross_entropy(row, 2), fastxent.finish(state, reduction="sum")):
+    loss = fastxent.cross_entropy(row, 2, backend=backend)
+    for mean in (loss, fastxent.finish(state, reduction="sum")):
         assert type(mean) is np.float64
     stats = fastxent.row_stats(row, **options)
     assert json.loads(json.dumps(stats._asdict()))["losses"] is None
@@ -423,7 +424,9 @@ def test_rows_done_a_few_at_a_time_have_the_same_bits(
         "backend": backend, "n_threads": n_threads,
     }  # fmt: skip
     shards = [
-        fastxent.partial(logits[..., k : k + 3], labels, class_offset=k, ignore_index=-1)
+        fastxent.partial(
+            logits[..., k : k + 3], labels, class_offset=k, ignore_index=-1, backend=backend
+        )
         for k in (0, 3, 6)
     ]
 
