@@ -15,7 +15,7 @@ POWERS[i] is 2^(i/s), rounded to the type; CORRECTIONS[i] is what rounding has l
 2^(i/s) = POWERS[i] * (1 + CORRECTIONS[i]), itself rounded.
 
 Run it from anywhere: `python docs/derive_exponential.py`. It prints what it derives, and exits
-with 1 where csrc_pyx/primitives.h or fastxent/backends/numba_primitives.py holds anything else.
+with 1 where csrc_pyx/primitives.h or fastxent/backends/numba_twin/precision.py holds anything else.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from mpmath import mp
 
 ROOT: Final = Path(__file__).parent.parent
 CYTHON_TWIN: Final = ROOT / "csrc_pyx" / "primitives.h"
-NUMBA_TWIN: Final = ROOT / "fastxent" / "backends" / "numba_primitives.py"
+NUMBA_TWIN: Final = ROOT / "fastxent" / "backends" / "numba_twin" / "precision.py"
 
 # mpmath carries no types; a Real is its number, of as many digits as mp.dps says.
 Real = Any
@@ -239,7 +239,7 @@ def lines_of_build(lines: list[str], target: Format) -> Iterator[str]:
 
 
 def held_by_numba(target: Format) -> Numbers:
-    """What numba_primitives.py holds for them: fewer steps take every second of its entries."""
+    """What the Numba twin holds for them: fewer steps take every second of its entries."""
     tree = ast.parse(NUMBA_TWIN.read_text())
     (table,) = (
         node.value

@@ -6,9 +6,10 @@ import ast
 import re
 from pathlib import Path
 
-from fastxent.backends import context, cython_kernels
+from fastxent.backends import context, cython_kernels, numba_twin
 
 ROOT = Path(__file__).parent.parent
+NUMBA_KERNELS = ROOT / "fastxent" / "backends" / "numba_twin" / "kernels.py"
 PARAMETER = re.compile(r"(\w+)$")
 
 
@@ -24,17 +25,15 @@ def cython_functions() -> list[tuple[str, tuple[str, ...]]]:
 
 
 def numba_functions() -> list[tuple[str, tuple[str, ...]]]:
-    tree = ast.parse((ROOT / "fastxent" / "backends" / "numba_kernels.py").read_text())
-    (maker,) = (
-        node
-        for node in tree.body
-        if isinstance(node, ast.FunctionDef) and node.name == "make_kernels"
-    )
-    return [
+    tree = ast.parse(NUMBA_KERNELS.read_text())
+    found = [
         (node.name, tuple(argument.arg for argument in node.args.args))
-        for node in maker.body
+        for node in tree.body
         if isinstance(node, ast.FunctionDef)
     ]
+    # before them C's functions have assignments to a field, after them is Numba's entry
+    names = [name for name, _ in found]
+    return found[names.index("empty_state") : names.index("compile_entry")]
 
 
 def test_the_twins_have_the_same_functions_in_the_same_order() -> None:
@@ -47,6 +46,19 @@ def test_the_twins_functions_have_the_same_parameters() -> None:
     assert cython_functions() == numba_functions()
 
 
+def test_every_module_of_the_numba_twin_is_executed_for_each_use() -> None:
+    modules = {path.stem for path in NUMBA_KERNELS.parent.glob("*.py")}
+    assert modules == {"__init__", "settings", *numba_twin._MODULES}
+
+
+def test_each_use_of_the_numba_twin_has_its_own_settings() -> None:
+    wide, plain = numba_twin.load_twin(64, True), numba_twin.load_twin(32, False)
+    assert (wide.REAL_BITS, wide.HAS_OPTIONS) == (64, True)
+    assert (plain.REAL_BITS, plain.HAS_OPTIONS) == (32, False)
+    assert wide.zero.dtype == "float64"
+    assert plain.zero.dtype == "float32"
+
+
 def comments(path: Path, start: str) -> list[str]:
     source = path.read_text()
     body = source[source.index(start) :]
@@ -56,7 +68,7 @@ def comments(path: Path, start: str) -> list[str]:
 
 def test_the_twins_have_the_same_comments() -> None:
     assert comments(ROOT / "csrc_pyx" / "kernels.pyx", "State empty_state()") == comments(
-        ROOT / "fastxent" / "backends" / "numba_kernels.py", "def empty_state()"
+        NUMBA_KERNELS, "def empty_state()"
     )
 
 

@@ -9,6 +9,7 @@ from PyInstaller.utils.hooks import collect_submodules, copy_metadata
 hiddenimports = collect_submodules(
     "fastxent.backends", filter=lambda name: ".cython_float" in name or name.endswith(".driver")
 )
+hiddenimports += collect_submodules("fastxent.backends.numba_twin")
 datas = copy_metadata("fastxent")  # it holds the version
 with suppress(PackageNotFoundError):
     datas += copy_metadata("numba")  # show_config names its version

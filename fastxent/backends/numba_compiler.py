@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from types import ModuleType
 from typing import Any, Final
 
 from .undisturbed import undisturbed
@@ -40,7 +40,7 @@ def _is_switched_off() -> bool:
 
 
 _entries: dict[tuple[str, int, bool], Any] = {}  # with the compiled code
-_idle: dict[tuple[int, bool], dict[str, Callable[..., None]]] = {}
+_idle: dict[tuple[int, bool], ModuleType] = {}
 
 
 def kernel_address(name: str, real_bits: int, has_options: bool = True) -> int:
@@ -70,11 +70,11 @@ def _compile(name: str, real_bits: int, has_options: bool) -> None:
         )
     if _is_switched_off():
         raise ValueError(f"backend 'numba' is not available: {_SWITCHED_OFF}")
-    from . import numba_kernels
+    from .numba_twin import load_twin
 
     # What an exception from outside has left half compiled is not used again.
     kernels = _idle.pop((real_bits, has_options), None)
     if kernels is None:
-        kernels = numba_kernels.make_kernels(real_bits, has_options)
-    _entries[name, real_bits, has_options] = numba_kernels.compile_entry(kernels[name])
+        kernels = load_twin(real_bits, has_options)
+    _entries[name, real_bits, has_options] = kernels.compile_entry(getattr(kernels, name))
     _idle[real_bits, has_options] = kernels

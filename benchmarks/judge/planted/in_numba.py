@@ -10,9 +10,11 @@ from __future__ import annotations
 from typing import Final
 
 from fastxent.benchmarks.judge.planted.plant import (
+    NUMBA_ELEMENTS,
     NUMBA_KERNELS,
-    NUMBA_LANES,
-    NUMBA_PRIMITIVES,
+    NUMBA_OUTPUTS,
+    NUMBA_SUMS,
+    NUMBA_TILES,
     NUMBA_VECTORS,
     Edit,
     Plant,
@@ -42,7 +44,11 @@ def _again(path: str, *edits: Edit) -> tuple[Edit, ...]:
     """Edits of a file that use `keep_vector`."""
     return (
         before(NUMBA_VECTORS, "def stack_buffer(size: int) -> Any:\n", _KEEP_VECTOR),
-        before(path, "    stack_buffer,\n    store,\n", "    keep_vector,\n"),
+        after(
+            path,
+            "from __future__ import annotations\n",
+            "\nfrom ..numba_vectors import keep_vector, maximum\n",
+        ),
         *edits,
     )
 
@@ -54,37 +60,39 @@ def _share(n: str, share: int, line: str = "line") -> str:
 
 def _sum_again(share: int, condition: str = "True") -> tuple[Edit, ...]:
     return _again(
-        NUMBA_PRIMITIVES,
+        NUMBA_SUMS,
         before(
-            NUMBA_PRIMITIVES,
-            "            j = n_groups * group\n            # What is left goes",
+            NUMBA_SUMS,
+            "        j = n_groups * group\n        # What is left goes",
             f"""\
-            if {condition}:
-                again = broadcast(zero)
-                for k in range(0, {_share("n", share)}, line):
-                    again = maximum(block_term(load(logits, k), reference), again)
-                keep_vector(again)
+        if {condition}:
+            again = broadcast(zero)
+            for k in range(0, {_share("n", share)}, line):
+                again = maximum(block_term(load(logits, k), reference), again)
+            keep_vector(again)
 """,
         ),
     )
 
 
 def _entry_again(kernel: str, share: int) -> tuple[Edit, ...]:
-    """The entry of a kernel that may be run twice on the same items: a share of them twice."""
-    entry = f'        "{kernel}": {kernel},\n'
+    """A kernel that may be run twice on the same items: a share of them twice."""
     return (
         before(
             NUMBA_KERNELS,
-            '    return {\n        "rows_evaluate"',
+            "_CONTEXT = numba.from_dtype(CONTEXT_DTYPE)\n",
             f"""\
-    @compiled
-    def {kernel}_again(context, start, stop):
-        {kernel}(context, start, start + (stop - start) * {share} // 100)
-        {kernel}(context, start, stop)
+{kernel}_once = {kernel}
+
+
+@compiled
+def {kernel}(context, start, stop):
+    {kernel}_once(context, start, start + (stop - start) * {share} // 100)
+    {kernel}_once(context, start, stop)
+
 
 """,
         ),
-        Edit(NUMBA_KERNELS, entry, entry.replace(f": {kernel}", f": {kernel}_again")),
     )
 
 
@@ -97,11 +105,10 @@ PLANTS: Final = (
         edits=(
             before(
                 NUMBA_KERNELS,
-                "            state, reading = classes_state(\n"
-                "                context, i, 0, context.n_classes, "
+                "        state, reading = classes_state(\n"
+                "            context, i, 0, context.n_classes, "
                 "following if following < stop else -1, reading\n",
-                "            if find_class(context, i, INFINITY) >= 0:\n"
-                "                losses[i] = NAN\n",
+                "        if find_class(context, i, INFINITY) >= 0:\n            losses[i] = NAN\n",
             ),
         ),
         timed="",
@@ -123,7 +130,7 @@ PLANTS: Final = (
         twin="numba",
         stands_for="10 % more work in the sum of exponentials in float64",
         seen_by=("A",),
-        edits=_sum_again(11, "real_bits == 64"),
+        edits=_sum_again(11, "REAL_BITS == 64"),
         timed="",
         percent=10,
     ),
@@ -135,12 +142,12 @@ PLANTS: Final = (
         edits=(
             before(
                 NUMBA_KERNELS,
-                "                    block_softmax(\n                        block.logits, n,",
+                "                block_softmax(\n                    block.logits, n,",
                 f"""\
-                    block_softmax(
-                        block.logits, {_share("n", 10, "lanes")}, reference, scale, 0.0,
-                        -1, 0.0, partners_buffer, False,
-                    )
+                block_softmax(
+                    block.logits, {_share("n", 10, "lanes")}, reference, scale, 0.0,
+                    -1, 0.0, partners_buffer, False,
+                )
 """,
             ),
         ),
@@ -155,12 +162,12 @@ PLANTS: Final = (
         edits=(
             before(
                 NUMBA_KERNELS,
-                "                block_log_softmax(",
+                "            block_log_softmax(",
                 f"""\
-                block_log_softmax(
-                    block.logits, {_share("n", 26, "lanes")}, maximum, log_sum, partners_buffer,
-                    False,
-                )
+            block_log_softmax(
+                block.logits, {_share("n", 26, "lanes")}, maximum, log_sum, partners_buffer,
+                False,
+            )
 """,
             ),
         ),
@@ -173,16 +180,15 @@ PLANTS: Final = (
         stands_for="5 % more work in the sums of tiles, which few classes are done in",
         seen_by=("A",),
         edits=_again(
-            NUMBA_LANES,
+            NUMBA_TILES,
             before(
-                NUMBA_LANES,
-                "        # exp(m - m) / factor as it comes out of the exponential, "
-                "not rounded to 1\n",
+                NUMBA_TILES,
+                "    # exp(m - m) / factor as it comes out of the exponential, not rounded to 1\n",
                 """\
-        again = broadcast(zero)
-        for j in range((n_classes * 25 + 50) // 100):
-            again = maximum(put_together(lane_reduce(load(tile, j * lanes), reference)), again)
-        keep_vector(again)
+    again = broadcast(zero)
+    for j in range((n_classes * 25 + 50) // 100):
+        again = maximum(put_together(lane_reduce(load(tile, j * lanes), reference)), again)
+    keep_vector(again)
 """,
             ),
         ),
@@ -195,17 +201,16 @@ PLANTS: Final = (
         stands_for="10 % more work where tiles become gradients",
         seen_by=("A",),
         edits=_again(
-            NUMBA_LANES,
+            NUMBA_TILES,
             after(
-                NUMBA_LANES,
-                "        # values_j = scale * exp(x_j - m) / factor\n"
-                "        scale = line_from(scales)\n",
+                NUMBA_TILES,
+                "    # values_j = scale * exp(x_j - m) / factor\n    scale = line_from(scales)\n",
                 """\
-        again = broadcast(zero)
-        for j in range((n_classes * 90 + 50) // 100):
-            reduced = lane_reduce(load(tile, j * lanes), reference)
-            again = maximum(scaled(reduced, scale), again)
-        keep_vector(again)
+    again = broadcast(zero)
+    for j in range((n_classes * 90 + 50) // 100):
+        reduced = lane_reduce(load(tile, j * lanes), reference)
+        again = maximum(scaled(reduced, scale), again)
+    keep_vector(again)
 """,
             ),
         ),
@@ -219,10 +224,9 @@ PLANTS: Final = (
         seen_by=("A",),
         edits=(
             before(
-                NUMBA_PRIMITIVES,
-                "        convert_block(source, element, n, buffer)\n        return buffer\n",
-                "        for _ in range(2):\n"
-                "            convert_block(source, element, n, buffer)\n",
+                NUMBA_ELEMENTS,
+                "    convert_block(source, element, n, buffer)\n    return buffer\n",
+                "    for _ in range(2):\n        convert_block(source, element, n, buffer)\n",
             ),
         ),
         timed="",
@@ -234,18 +238,18 @@ PLANTS: Final = (
         stands_for="10 % more work in the sums over probabilities as labels",
         seen_by=("A",),
         edits=_again(
-            NUMBA_PRIMITIVES,
+            NUMBA_SUMS,
             before(
-                NUMBA_PRIMITIVES,
-                "        dot, dot_lost = fold_sum_and_lost(dots, dots_lost)\n"
-                "        mass, mass_lost = fold_sum_and_lost(masses, masses_lost)\n"
-                "        return BlockTarget(",
+                NUMBA_SUMS,
+                "    dot, dot_lost = fold_sum_and_lost(dots, dots_lost)\n"
+                "    mass, mass_lost = fold_sum_and_lost(masses, masses_lost)\n"
+                "    return BlockTarget(",
                 """\
-        again = broadcast(zero)
-        for _ in range(2):
-            for k in range(0, n // line * line, line):
-                again = add(multiply(load(targets, k), load(logits, k)), again)
-        keep_vector(again)
+    again = broadcast(zero)
+    for _ in range(2):
+        for k in range(0, n // line * line, line):
+            again = add(multiply(load(targets, k), load(logits, k)), again)
+    keep_vector(again)
 """,
             ),
         ),
@@ -258,17 +262,17 @@ PLANTS: Final = (
         stands_for="10 % more work in the soft cap of logits",
         seen_by=("A",),
         edits=_again(
-            NUMBA_PRIMITIVES,
+            NUMBA_SUMS,
             before(
-                NUMBA_PRIMITIVES,
-                "        for j in range(0, n, line):\n"
-                "            x = load_up_to(block.logits, j, n - j, real(maximum))\n",
+                NUMBA_SUMS,
+                "    for j in range(0, n, line):\n"
+                "        x = load_up_to(block.logits, j, n - j, real(maximum))\n",
                 f"""\
-        again = broadcast(zero)
-        for k in range(0, {_share("n", 13)}, line):
-            own = transformed_difference(load(block.logits, k), reference)
-            again = add(own.value, again)
-        keep_vector(again)
+    again = broadcast(zero)
+    for k in range(0, {_share("n", 13)}, line):
+        own = transformed_difference(load(block.logits, k), reference)
+        again = add(own.value, again)
+    keep_vector(again)
 """,
             ),
         ),
@@ -281,15 +285,15 @@ PLANTS: Final = (
         stands_for="10 % more work in the entropy of row_stats",
         seen_by=("A",),
         edits=_again(
-            NUMBA_PRIMITIVES,
+            NUMBA_OUTPUTS,
             before(
-                NUMBA_PRIMITIVES,
-                "        total, lost = fold_line_sum(sums, sums_lost)\n        if vectors != 0:\n",
+                NUMBA_OUTPUTS,
+                "    total, lost = fold_line_sum(sums, sums_lost)\n    if vectors != 0:\n",
                 f"""\
-        again = broadcast(zero)
-        for k in range(0, {_share("n", 29)}, line):
-            again = maximum(put_together(reduce(load(logits, k), reference)), again)
-        keep_vector(again)
+    again = broadcast(zero)
+    for k in range(0, {_share("n", 29)}, line):
+        again = maximum(put_together(reduce(load(logits, k), reference)), again)
+    keep_vector(again)
 """,
             ),
         ),
@@ -304,14 +308,14 @@ PLANTS: Final = (
         edits=(
             before(
                 NUMBA_KERNELS,
-                "                if output != 0:\n"
-                "                    place = pointer_at(output, zero)\n"
-                "                    if output_scale.exponent != 0:\n",
+                "            if output != 0:\n"
+                "                place = pointer_at(output, zero)\n"
+                "                if output_scale.exponent != 0:\n",
                 """\
-                block_divergence(
-                    own, partner, n * 40 // 100, own_softness, partner_softness,
-                    context.temperature, output_scale.value, 0,
-                )
+            block_divergence(
+                own, partner, n * 40 // 100, own_softness, partner_softness,
+                context.temperature, output_scale.value, 0,
+            )
 """,
             ),
         ),
@@ -326,11 +330,11 @@ PLANTS: Final = (
         edits=(
             before(
                 NUMBA_KERNELS,
-                "                write_output(context, i, first, last, state)\n",
-                "                if context.output != context.logits:\n"
-                "                    write_output(\n"
-                "                        context, i, first, first + (last - first) // 12, state\n"
-                "                    )\n",
+                "            write_output(context, i, first, last, state)\n",
+                "            if context.output != context.logits:\n"
+                "                write_output(\n"
+                "                    context, i, first, first + (last - first) // 12, state\n"
+                "                )\n",
             ),
         ),
         timed="",
