@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from fastxent.backends import context, cython_kernels, numba_twin
+from fastxent.backends.needs import Needs
 
 ROOT = Path(__file__).parent.parent
 NUMBA_KERNELS = ROOT / "fastxent" / "backends" / "numba_twin" / "kernels.py"
@@ -52,9 +53,9 @@ def test_every_module_of_the_numba_twin_is_executed_for_each_use() -> None:
 
 
 def test_each_use_of_the_numba_twin_has_its_own_settings() -> None:
-    wide, plain = numba_twin.load_twin(64, True), numba_twin.load_twin(32, False)
-    assert (wide.REAL_BITS, wide.HAS_OPTIONS) == (64, True)
-    assert (plain.REAL_BITS, plain.HAS_OPTIONS) == (32, False)
+    wide, plain = numba_twin.load_twin(64, ~Needs(0)), numba_twin.load_twin(32, Needs.WRITES)
+    assert (wide.REAL_BITS, wide.TRANSFORMS, wide.WRITES) == (64, True, True)
+    assert (plain.REAL_BITS, plain.TRANSFORMS, plain.WRITES) == (32, False, True)
     assert wide.zero.dtype == "float64"
     assert plain.zero.dtype == "float32"
 

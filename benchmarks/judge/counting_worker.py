@@ -72,8 +72,9 @@ class Recorder:
     def naming(self, kernel_address: Callable[..., int]) -> Callable[..., int]:
         """The function, which tells the name of every address that it gives."""
 
-        def told(name: str, real_bits: int, has_options: bool = True) -> int:
-            address = kernel_address(name, real_bits, has_options)
+        def told(*kernel: Any, **needs: Any) -> int:  # a version before says `has_options`
+            address = kernel_address(*kernel, **needs)
+            name: str = kernel[0]
             self._names[address] = name
             return address
 
@@ -101,6 +102,23 @@ def _with(owner: Any, name: str, value: Any) -> Iterator[None]:
         setattr(owner, name, before)
 
 
+def _nearest_of(addresses: dict[tuple[str, int, int], int]) -> Callable[..., int]:
+    """The Numba twin's choice among its compiled kernels: of those that fit, that of least."""
+
+    def kernel_address(name: str, real_bits: int, needs: int = -1) -> int:
+        held = [key for key in addresses if key[:2] == (name, real_bits)]
+        every = max(held, key=lambda key: key[2])[2]
+        wanted = needs & every
+        return addresses[
+            min(
+                (key for key in held if wanted & ~key[2] == 0),
+                key=lambda key: (key[2].bit_count(), key[2]),
+            )
+        ]
+
+    return kernel_address
+
+
 def count(backend: str, names: Path, objects: Path | None, only: list[str]) -> None:
     from fastxent.benchmarks.judge.counting_cases import aligned, all_cases
     from fastxent.benchmarks.judge.numba_objects import load
@@ -110,7 +128,7 @@ def count(backend: str, names: Path, objects: Path | None, only: list[str]) -> N
     if objects is not None:
         _code, addresses = load(objects)
         twin.obstacle = lambda: None
-        twin.kernel_address = lambda name, bits, options=True: addresses[name, bits, options]
+        twin.kernel_address = _nearest_of(addresses)
     twin.kernel_address = recorder.naming(twin.kernel_address)
     failed: dict[str, str] = {}
     with (

@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-Key = tuple[str, int, bool]  # of a kernel: its name, the bits of its arithmetic, options or not
+Key = tuple[str, int, int]  # of a kernel: its name, the bits of its arithmetic, what it needs
 
 # What the kernels call: of the C library, by the names that Numba has for it.
 _FUNCTIONS: Final = {
@@ -70,8 +70,8 @@ def load(folder: Path) -> tuple[object, dict[Key, int]]:
     engine.finalize_object()
     names = json.loads((folder / "kernels.json").read_text())
     return engine, {
-        (name, bits, has_options): engine.get_function_address(symbol)
-        for name, bits, has_options, symbol in names
+        (name, bits, int(needs)): engine.get_function_address(symbol)
+        for name, bits, needs, symbol in names
     }
 
 

@@ -12,6 +12,7 @@ from . import cython_kernels, numba_compiler
 from .context import (
     CHECKED,
     ELEMENTS,
+    FLOAT32,
     FLOAT64,
     LANE_CLASSES,
     LAYOUT_LANES,
@@ -31,6 +32,7 @@ from .context import (
     Options,
     Program,
 )
+from .needs import EVERYTHING, KERNELS, NOTHING, PLAIN, Needs
 
 if TYPE_CHECKING:
     from .._plan import Plan
@@ -39,15 +41,6 @@ elif cython_kernels.driver is None:
     from . import python_driver as driver
 else:
     driver = cython_kernels.driver
-
-KERNELS = (
-    "rows_evaluate", "lanes_evaluate", "segments_reduce", "rows_merge", "rows_finish",
-    "segments_write", "rows_describe", "rows_diverge", "rows_check_labels", "rows_check_probs",
-    "rows_sum",
-)  # fmt: skip
-
-# For these options make no difference.
-_SIMPLE = ("rows_check_labels", "rows_check_probs", "rows_sum")
 
 # What a call does besides the loss and its gradient: the kernels it runs, and over what.
 TASKS = {
@@ -65,13 +58,13 @@ _default: str | None = None
 class Kernels(Protocol):
     """What a twin offers: the address of each kernel, for float32 or float64 arithmetic.
 
-    Without `has_options` it need not know smoothing, temperatures, soft caps and second order.
+    It need not do what is not needed.
     `obstacle` says why there are none here.
     """
 
     def obstacle(self) -> str | None: ...
 
-    def kernel_address(self, name: str, real_bits: int, has_options: bool = True) -> int: ...
+    def kernel_address(self, name: str, real_bits: int, needs: Needs = EVERYTHING) -> int: ...
 
 
 # The best first.
@@ -156,12 +149,11 @@ def prepare(backend: str, element: int) -> None:
     bits = _bits_of(element)
     for name in KERNELS:
         wanted = 64 if name == "rows_diverge" else bits
-        if name not in _SIMPLE:
-            kernels.kernel_address(name, wanted)
-        if name not in ("rows_describe", "rows_diverge"):
-            kernels.kernel_address(name, wanted, has_options=False)
+        if name != "rows_describe":
+            kernels.kernel_address(name, wanted, PLAIN)
+        kernels.kernel_address(name, wanted)
     for name, wanted in (("rows_sum", 64), ("rows_check_probs", 32), ("rows_check_probs", 64)):
-        kernels.kernel_address(name, wanted, has_options=False)
+        kernels.kernel_address(name, wanted)
 
 
 _programs: dict[tuple[object, ...], Program | None] = {}
@@ -213,7 +205,7 @@ def evaluate(
         output is None,
         losses is None and (target is not None or task == "diverge"),
         task,
-        task != "loss" or output_kind not in _PLAIN_OUTPUTS or _looks_into_classes(options),
+        _needs_of(output_kind, options),
     )
     try:
         program = _programs[key]
@@ -227,7 +219,7 @@ def evaluate(
     )  # fmt: skip
 
 
-_PLAIN_OUTPUTS = (OUTPUT_NOTHING, OUTPUT_GRADIENT, OUTPUT_LOG_SOFTMAX)
+_FIRST_ORDER = (OUTPUT_NOTHING, OUTPUT_GRADIENT, OUTPUT_LOG_SOFTMAX)
 # What there are no tiles for.
 _OUTPUTS_BY_ROWS = (OUTPUT_LABEL_GRADIENT, OUTPUT_HESSIAN_PRODUCT)
 
@@ -255,9 +247,21 @@ def takes_planes(
     )
 
 
-def _looks_into_classes(options: Options | None) -> bool:
-    """Whether an option is more than numbers a row."""
-    return options is not None and (options.smoothing != 0 or _transforms(options))
+def _needs_of(output_kind: int, options: Options | None) -> Needs:
+    """What a call needs by its output and options."""
+    needs = NOTHING
+    if output_kind != OUTPUT_NOTHING:
+        needs |= Needs.WRITES
+    if output_kind not in _FIRST_ORDER:
+        needs |= Needs.SECOND_ORDER
+    if options is not None:
+        if options.smoothing != 0:
+            needs |= Needs.SMOOTHS
+        if _transforms(options):
+            needs |= Needs.TRANSFORMS
+        if options.partners is not None:
+            needs |= Needs.CONVERTS  # they may be of another type than the logits
+    return needs
 
 
 def _transforms(options: Options | None) -> bool:
@@ -274,7 +278,7 @@ def _make_program(
     writes_nothing: bool,
     sums: bool,
     task: str = "loss",
-    has_options: bool = True,
+    needs: Needs = EVERYTHING,
 ) -> Program | None:
     """The kernels of such calls; None where there are none for these dtypes."""
     element = ELEMENTS.get(logits.name)
@@ -283,13 +287,12 @@ def _make_program(
     # a divergence has few digits to spare: it is the sum of second-order terms
     bits = 64 if task == "diverge" else _bits_of(element)
 
-    def address(kernel: str, real_bits: int = bits) -> int:
-        # what Numba compiles for a call without options takes two thirds of the time
-        return _TWINS[backend].kernel_address(
-            kernel, real_bits, has_options and kernel not in _SIMPLE
-        )
+    def address(kernel: str, real_bits: int = bits, also: Needs = NOTHING) -> int:
+        return _TWINS[backend].kernel_address(kernel, real_bits, needs | also)
 
     target_kind, target_element, check = TARGET_NOTHING, 0, 0
+    if element != _OWN_ELEMENTS[bits]:
+        needs |= Needs.CONVERTS
     if target is not None and target == np.int64:
         target_kind, check = TARGET_LABELS, address("rows_check_labels")
     elif target is not None:
@@ -297,8 +300,13 @@ def _make_program(
         if probs_element is None or not target.isnative:
             return None
         target_kind, target_element = TARGET_PROBS, probs_element
+        needs |= Needs.PROBS
+        if probs_element != element:
+            needs |= Needs.CONVERTS
         # in the probabilities' own precision: a narrower one would round -1e-300 to 0
-        check = address("rows_check_probs", _bits_of(probs_element))
+        own = _OWN_ELEMENTS[_bits_of(probs_element)]
+        converts = Needs.CONVERTS if probs_element != own else NOTHING
+        check = address("rows_check_probs", _bits_of(probs_element), converts)
     if layout == LAYOUT_LANES and not takes_planes(logits, 1, target_kind == TARGET_PROBS):
         layout = LAYOUT_ROWS
     if task in ("merge", "finish"):
@@ -322,6 +330,10 @@ def _make_program(
     return Program(
         layout, element, target_kind, target_element, largest_prob(logits), check, tuple(steps)
     )
+
+
+# What is computed with floats of so many bits.
+_OWN_ELEMENTS = {32: FLOAT32, 64: FLOAT64}
 
 
 def _bits_of(element: int) -> int:

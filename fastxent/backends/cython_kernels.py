@@ -9,6 +9,7 @@ import platform
 from typing import Any, Final
 
 from . import context
+from .needs import EVERYTHING, Needs
 
 
 def _import_driver() -> Any:
@@ -76,8 +77,8 @@ def obstacle() -> str | None:
 _kernels: dict[int, dict[str, int]] = {}
 
 
-def kernel_address(name: str, real_bits: int, has_options: bool = True) -> int:
-    """The address of a kernel that computes in floats of `real_bits` bits, options or not."""
+def kernel_address(name: str, real_bits: int, needs: Needs = EVERYTHING) -> int:
+    """The address of a kernel that computes in floats of `real_bits` bits, whatever is needed."""
     if real_bits not in _kernels:
         _load(real_bits)
     return _kernels[real_bits][name]

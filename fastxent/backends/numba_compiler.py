@@ -8,9 +8,11 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from collections.abc import Iterable
 from types import ModuleType
 from typing import Any, Final
 
+from .needs import EVERYTHING, KERNELS, Needs
 from .undisturbed import undisturbed
 
 _SWITCHED_OFF: Final = (
@@ -39,27 +41,37 @@ def _is_switched_off() -> bool:
         return False
 
 
-_entries: dict[tuple[str, int, bool], Any] = {}  # with the compiled code
-_idle: dict[tuple[int, bool], ModuleType] = {}
+_entries: dict[tuple[str, int, Needs], Any] = {}  # with the compiled code
+_idle: dict[tuple[int, Needs], ModuleType] = {}
 
 
-def kernel_address(name: str, real_bits: int, has_options: bool = True) -> int:
+def kernel_address(name: str, real_bits: int, needs: Needs = EVERYTHING) -> int:
     """The address of a kernel that computes in floats of `real_bits` bits; compiled if need be.
 
-    Without options it is for calls that have none that look into the classes: no smoothing, no
-    temperature, no soft cap; and whose output is a gradient or log-softmax, if any.
+    It does what is needed. One that does more has the same bits, and is taken where there is one.
 
     Raises ValueError where Numba's compiler turns out to be switched off.
     """
-    key = (name, real_bits, has_options)
-    if key not in _entries:
-        undisturbed(lambda: _compile(*key))
+    wanted = (name, real_bits, needs & KERNELS[name])
+    key = nearest(wanted, _entries)
+    if key is None:
+        undisturbed(lambda: _compile(*wanted))
+        key = wanted
     address: int = _entries[key].address
     return address
 
 
-def _compile(name: str, real_bits: int, has_options: bool) -> None:
-    if (name, real_bits, has_options) in _entries:
+def nearest(
+    wanted: tuple[str, int, Needs], keys: Iterable[tuple[str, int, Needs]]
+) -> tuple[str, int, Needs] | None:
+    """The kernel that is wanted, or of those that do more the one that does least."""
+    name, real_bits, needs = wanted
+    fitting = [key for key in tuple(keys) if key[:2] == (name, real_bits) and needs & ~key[2] == 0]
+    return min(fitting, key=lambda key: (int(key[2]).bit_count(), key[2]), default=None)
+
+
+def _compile(name: str, real_bits: int, needs: Needs) -> None:
+    if (name, real_bits, needs) in _entries:
         return
     import numba
 
@@ -73,8 +85,8 @@ def _compile(name: str, real_bits: int, has_options: bool) -> None:
     from .numba_twin import load_twin
 
     # What an exception from outside has left half compiled is not used again.
-    kernels = _idle.pop((real_bits, has_options), None)
+    kernels = _idle.pop((real_bits, needs), None)
     if kernels is None:
-        kernels = load_twin(real_bits, has_options)
-    _entries[name, real_bits, has_options] = kernels.compile_entry(getattr(kernels, name))
-    _idle[real_bits, has_options] = kernels
+        kernels = load_twin(real_bits, needs)
+    _entries[name, real_bits, needs] = kernels.compile_entry(getattr(kernels, name))
+    _idle[real_bits, needs] = kernels

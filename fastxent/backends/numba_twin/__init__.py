@@ -1,11 +1,11 @@
 """The Numba twin: softmax cross-entropy, in modules that are executed once for each use.
 
 Numba takes a module's constants for constants, and leaves out what a condition on them rules out.
-So every module but `settings` says what its functions do in terms of REAL_BITS and HAS_OPTIONS,
-and `load_twin` executes all of them for a pair of values, as a package of its own. Each imports
-from those before it:
+So every module but `settings` says what its functions do in terms of its constants, and `load_twin`
+executes all of them for other values of these, as a package of its own. Each imports from those
+before it:
 
-    settings     the two values
+    settings     those values
     precision    the type that is computed with
     exponential  of a line of logits, relative to the largest
     elements     in and out of memory, converted
@@ -25,23 +25,23 @@ from importlib.abc import InspectLoader
 from types import ModuleType
 from typing import Final, cast
 
+from ..needs import Needs
+
 _MODULES: Final = (
     "precision", "exponential", "elements", "transforms", "sums", "outputs", "divergence", "tiles",
     "kernels",
 )  # fmt: skip
 
 
-def load_twin(real_bits: int, has_options: bool) -> ModuleType:
-    """The module of the kernels that compute in floats of `real_bits` bits.
+def load_twin(real_bits: int, needs: Needs) -> ModuleType:
+    """The module of the kernels that compute in floats of `real_bits` bits, for what is needed.
 
-    Without options it is for calls that have none that look into the classes: no smoothing, no
-    temperature, no soft cap; and whose output is a gradient or log-softmax, if any. They are
-    compiled when they are first called.
+    They are compiled when they are first called.
     """
-    package = f"{__name__}_float{real_bits}{'' if has_options else '_plain'}"
+    package = f"{__name__}_float{real_bits}_{needs:d}"
     sys.modules[package] = ModuleType(package)
     settings = _module_in(package, "settings")
-    vars(settings).update(REAL_BITS=real_bits, HAS_OPTIONS=has_options)
+    vars(settings).update(REAL_BITS=real_bits, **{str(need.name): need in needs for need in Needs})
     for name in _MODULES:
         module = _module_in(package, name)
         source = f"{__name__}.{name}"

@@ -29,6 +29,7 @@ from ..numba_vectors import (
     store_one_float32,
 )
 from .precision import line, own_element, real, zero
+from .settings import CONVERTS
 
 
 @inlined
@@ -38,6 +39,8 @@ def element_size(element):
 
 @inlined
 def load_element(source, element):
+    if not CONVERTS:
+        return np.float64(pointer_at(source, zero)[0])
     if element == FLOAT16:
         return np.float64(load_one_float16(source, zero))
     if element == BFLOAT16:
@@ -56,7 +59,7 @@ def scale_values(values, n, stride, exponent):
 
 @inlined
 def store_element(destination, element, value):
-    if element == own_element:
+    if not CONVERTS or element == own_element:
         pointer_at(destination, zero)[0] = real(value)
     elif element == FLOAT16:
         store_one_float16(destination, real(value))
@@ -89,7 +92,7 @@ def convert_block(source, element, n, buffer):
 @inlined
 def load_block(source, element, n, buffer):
     # n elements as reals: where they lie, or converted into `buffer` (BLOCK reals).
-    if element == own_element:
+    if not CONVERTS or element == own_element:
         return pointer_at(source, zero)
     convert_block(source, element, n, buffer)
     return buffer
@@ -98,14 +101,14 @@ def load_block(source, element, n, buffer):
 @inlined
 def output_block(destination, element, buffer):
     # Where results go first: to their place, or to `buffer` until store_block converts.
-    if element == own_element:
+    if not CONVERTS or element == own_element:
         return pointer_at(destination, zero)
     return buffer
 
 
 @compiled
 def store_block(block, n, destination, element):
-    if element == own_element:
+    if not CONVERTS or element == own_element:
         return
     size = element_size(element)
     j = 0

@@ -92,7 +92,7 @@ from .outputs import (
     prefetch_ends,
 )
 from .precision import BLOCK, block_buffer, group_maxima_buffer, real, zero
-from .settings import HAS_OPTIONS, REAL_BITS
+from .settings import PROBS, REAL_BITS, SECOND_ORDER, SMOOTHS, TRANSFORMS, WRITES
 from .sums import (
     Block,
     BlockSpread,
@@ -135,6 +135,8 @@ E_TO_MINUS_128 = exp(-128.0)
 least_output_scale = ldexp(0.5, least_output_exponent)
 most_output_scale = ldexp(1.0, most_output_exponent)
 lane_bytes = REAL_BITS // 8
+# Whether a gradient may be of more than softmax less a number, and label.
+MEASURES = PROBS or SMOOTHS or TRANSFORMS
 
 
 class State(NamedTuple):
@@ -242,7 +244,7 @@ def lost(a, b):
 @inlined
 def gap(context, a, b):
     # y(a) - y(b), and what rounding has lost of it.
-    if HAS_OPTIONS and context.transforms != 0:
+    if TRANSFORMS and context.transforms != 0:
         return transformed_gap(a, b, context.temperature, context.softcap)
     return Gap(value=a - b, low=lost(a, -b))
 
@@ -250,7 +252,7 @@ def gap(context, a, b):
 @inlined
 def value_of(context, x):
     # y(x)
-    if HAS_OPTIONS and context.transforms != 0:
+    if TRANSFORMS and context.transforms != 0:
         return transformed_value(x, context.temperature, context.softcap)
     return x
 
@@ -482,7 +484,7 @@ def classes_state(context, i, start, stop, following, reading):
             state = raise_maximum(context, state, block.maximum)
             reference = reference_at(block.maximum)
         maximum = state.maximum if state.maximum > -INFINITY else 0.0
-        if HAS_OPTIONS and context.transforms != 0:
+        if TRANSFORMS and context.transforms != 0:
             # from here on the block is differences to the maximum, and 0 the largest of them
             block = transform_block(
                 block, maximum, context.temperature, context.softcap, False, transformed
@@ -491,7 +493,7 @@ def classes_state(context, i, start, stop, following, reading):
             maximum = 0.0
         weights = weights_from(context, j)
         target = BlockTarget(dot=0.0, dot_lost=0.0, mass=0.0, mass_lost=0.0)
-        if context.target == TARGET_PROBS:
+        if PROBS and context.target == TARGET_PROBS:
             probs = load_block(
                 context.probs + i * context.probs_stride + j * element_size(element),
                 element, n, probs_buffer,
@@ -499,16 +501,16 @@ def classes_state(context, i, start, stop, following, reading):
             target = block_target(block.logits, probs, weights, n, maximum)
         spread = BlockSpread(dot=0.0, dot_lost=0.0, mass=0.0, mass_lost=0.0, count=0.0)
         mass = float(n)
-        if HAS_OPTIONS and context.smoothing != 0.0:
+        if SMOOTHS and context.smoothing != 0.0:
             if weights != 0:
                 mass = pointer_at(context.class_masses, 0.0)[j // BLOCK]
-            if HAS_OPTIONS and context.transforms != 0:
+            if TRANSFORMS and context.transforms != 0:
                 spread = block_spread(block.logits, weights, n, maximum, mass)
         if reference.shift != 0.0:
             block = shift_block(block, reference.shift)
-        if HAS_OPTIONS and context.transforms != 0:
+        if TRANSFORMS and context.transforms != 0:
             sums, next = block_sum_with_tails(block, transformed.tails, reference, next)
-        elif HAS_OPTIONS and context.smoothing != 0.0:
+        elif SMOOTHS and context.smoothing != 0.0:
             sums, next, spread = block_sum_and_spread(block, reference, next, weights, mass)
         else:
             sums, next = block_sum(block, reference, next)
@@ -567,7 +569,7 @@ def share_of(context, i, state):
         probs = context.label_scale
     elif context.target == TARGET_LABELS:
         label = context.label_scale * state.label_weight
-    if HAS_OPTIONS and context.smoothing != 0.0:
+    if SMOOTHS and context.smoothing != 0.0:
         spread = context.smoothing / state.n_unmasked
     return Share(weight=row_weight(context, i), label=label, probs=probs, spread=spread)
 
@@ -738,7 +740,7 @@ def row_expectation(context, i, state):
     while j < context.n_classes:
         block = open_at(context, i, j, context.n_classes, block)
         tails = 0
-        if HAS_OPTIONS and context.transforms != 0:
+        if TRANSFORMS and context.transforms != 0:
             block = transform_block(
                 block, state.maximum, context.temperature, context.softcap, False, transformed
             )
@@ -788,21 +790,21 @@ def write_output(context, i, start, stop, state):
     if is_nothing(context, share, state) and context.output_kind != OUTPUT_LABEL_GRADIENT:
         write_zeros(context, i, start, stop)
         return
-    if HAS_OPTIONS and context.transforms != 0:
+    if TRANSFORMS and context.transforms != 0:
         maximum = 0.0
-    if HAS_OPTIONS and context.output_kind == OUTPUT_HESSIAN:
+    if SECOND_ORDER and context.output_kind == OUTPUT_HESSIAN:
         factor = total.value * context.hess_factor
     elif context.output_kind == OUTPUT_HESSIAN_PRODUCT and 0.0 < total.value < least_output_scale:
         # vectors may be large: what they are multiplied by must not be subnormal before
         factor = total.value
         total = Total(value=1.0, value_lost=total.value_lost / factor)
-    elif HAS_OPTIONS and context.output_kind == OUTPUT_LABEL_GRADIENT:
+    elif SECOND_ORDER and context.output_kind == OUTPUT_LABEL_GRADIENT:
         temperature = 1.0
     mass = measured_mass(share, state, total) if factor == 1.0 else 1.0
     output_scale = scale_of(context, share.weight, factor, temperature, mass)
-    if HAS_OPTIONS and context.output_kind == OUTPUT_HESSIAN_PRODUCT:
+    if SECOND_ORDER and context.output_kind == OUTPUT_HESSIAN_PRODUCT:
         mean = row_expectation(context, i, state) / sum_exp(state)
-    if HAS_OPTIONS and context.output_kind == OUTPUT_HESSIAN:
+    if SECOND_ORDER and context.output_kind == OUTPUT_HESSIAN:
         scale = softmax_scale(state, reference.factor, 1.0, 0.0)
     elif total.value == 1.0 and total.value_lost == 0.0:
         scale = output_scale.value * softmax_scale(state, reference.factor, 1.0, 0.0)
@@ -831,7 +833,7 @@ def write_output(context, i, start, stop, state):
     known = Transformed(tails=0, slopes=0, slope_tails=0)
     if context.softcap != 0.0:
         known = transformed
-    elif HAS_OPTIONS and context.transforms != 0:
+    elif TRANSFORMS and context.transforms != 0:
         known = Transformed(tails=transformed.tails, slopes=0, slope_tails=0)
     j = start
     while j < stop:
@@ -845,13 +847,13 @@ def write_output(context, i, start, stop, state):
         block = open_at(context, i, j, stop, block)
         n = block.n
         partners = output_buffer
-        if HAS_OPTIONS and context.output_kind == OUTPUT_HESSIAN_PRODUCT:
+        if SECOND_ORDER and context.output_kind == OUTPUT_HESSIAN_PRODUCT:
             partners = load_block(
                 context.partners + i * context.partners_stride
                 + j * element_size(partners_element),
                 partners_element, n, partners_buffer,
             )  # fmt: skip
-        elif context.target == TARGET_PROBS:
+        elif PROBS and context.target == TARGET_PROBS:
             partners = load_block(
                 context.probs + i * context.probs_stride
                 + j * element_size(context.probs_element),
@@ -865,13 +867,13 @@ def write_output(context, i, start, stop, state):
             output_scale=output_scale.value, label=label - j if label >= 0 else -1,
             label_value=label_value, masked=masked,
         )  # fmt: skip
-        if HAS_OPTIONS and context.transforms != 0:
+        if TRANSFORMS and context.transforms != 0:
             block = transform_block(
                 block, state.maximum, context.temperature, context.softcap, True, transformed
             )
         if context.output_kind == OUTPUT_LOG_SOFTMAX:
             block_log_softmax(block.logits, n, maximum, log_sum, output, streams)
-        elif HAS_OPTIONS and context.output_kind == OUTPUT_LABEL_GRADIENT:
+        elif SECOND_ORDER and context.output_kind == OUTPUT_LABEL_GRADIENT:
             block_label_gradient(block.logits, n, measure, maximum, log_sum, output, streams)
         else:
             if reference.shift != 0.0:
@@ -881,13 +883,13 @@ def write_output(context, i, start, stop, state):
                     block.logits, n, reference, scale, share.spread * output_scale.value,
                     measure.label, label_value, output, streams,
                 )  # fmt: skip
-            elif HAS_OPTIONS and context.output_kind == OUTPUT_HESSIAN:
+            elif SECOND_ORDER and context.output_kind == OUTPUT_HESSIAN:
                 block_hessian(block.logits, n, measure, reference, scale, output, streams)
-            elif HAS_OPTIONS and context.output_kind == OUTPUT_HESSIAN_PRODUCT:
+            elif SECOND_ORDER and context.output_kind == OUTPUT_HESSIAN_PRODUCT:
                 block_hessian_product(
                     block.logits, partners, n, measure, reference, scale, mean, output, streams
                 )
-            else:
+            elif MEASURES:
                 block_softmax_minus_target(
                     block.logits, n, measure, reference, scale, output, streams
                 )
@@ -913,7 +915,7 @@ def write_ignored(context, start, stop):
     losses = pointer_at(context.losses, 0.0)
     for i in range(start, stop):
         losses[i] = 0.0
-        if context.output_kind != OUTPUT_NOTHING:
+        if WRITES and context.output_kind != OUTPUT_NOTHING:
             write_zeros(context, i, 0, context.n_classes)
 
 
@@ -942,7 +944,7 @@ def rows_evaluate(context, start, stop):
         )
         state = with_label(context, i, 0, context.n_classes, state)
         losses[i] = row_result(context, i, state)
-        if context.output_kind != OUTPUT_NOTHING:
+        if WRITES and context.output_kind != OUTPUT_NOTHING:
             write_output(context, i, 0, context.n_classes, state)
         write_ignored(context, i + 1, following)
         i = following
@@ -978,7 +980,7 @@ def lane_state(context, i, tile, sums, spread, k):
     label_logit = 0.0
     label_weight = 1.0
     label_count = 0.0
-    if HAS_OPTIONS and context.smoothing != 0.0:
+    if SMOOTHS and context.smoothing != 0.0:
         spread_dot = spread.dot[k]
         spread_mass = spread.mass[k]
         n_unmasked = spread.count[k]
@@ -1050,7 +1052,7 @@ def lanes_write(context, i, n, tile, sums, spread, reference, output, measured):
             state = lane_state(context, i + k, tile, sums, spread, k)
             share = share_of(context, i + k, state)
             total = measured_total(context, share, state, sums.log_sum_exp[k])
-            if HAS_OPTIONS and is_hessian:
+            if SECOND_ORDER and is_hessian:
                 factor = total.value * context.hess_factor
             mass = 1.0 if is_hessian else measured_mass(share, state, total)
             output_scale = scale_of(context, share.weight, factor, 1.0, mass)
@@ -1076,9 +1078,9 @@ def lanes_write(context, i, n, tile, sums, spread, reference, output, measured):
         shifted = shift_lanes(reference, shifts)
     if context.output_kind == OUTPUT_LOG_SOFTMAX:
         log_softmax_tile(tile, context.n_classes, sums.maximum, sums.log_sum_exp)
-    elif HAS_OPTIONS and is_hessian:
+    elif SECOND_ORDER and is_hessian:
         hessian_tile(tile, context.n_classes, reference, sums.scale, sums.others, totals)
-    elif HAS_OPTIONS and context.smoothing != 0.0:
+    elif SMOOTHS and context.smoothing != 0.0:
         subtract_spread_from_tile(
             tile, context.n_classes, shifted, scales, spreads, weights_from(context, 0)
         )
@@ -1146,11 +1148,11 @@ def lanes_evaluate(context, start, stop):
             tile, context.n_classes, source + 4 * lanes * context.logits_inner_stride,
             ahead_stride, output, output_stride, sums,
         )  # fmt: skip
-        if HAS_OPTIONS and context.smoothing != 0.0:
+        if SMOOTHS and context.smoothing != 0.0:
             spread_tile(tile, context.n_classes, weights_from(context, 0), sums.maximum, spread)
         for k in range(n):
             losses[i + k] = lane_result(context, i + k, tile, sums, spread, k, measured)
-        if context.output_kind != OUTPUT_NOTHING:
+        if WRITES and context.output_kind != OUTPUT_NOTHING:
             lanes_write(context, i, n, tile, sums, spread, reference, output, measured)
         i += n
 

@@ -34,7 +34,7 @@ from ..numba_vectors import (
 )
 from .exponential import Reference, put_together, reduce, scaled, scaled_exponential, with_tail
 from .precision import LINE_BYTES, half, line, minus_infinity, nan, one, real, zero
-from .settings import REAL_BITS
+from .settings import PROBS, REAL_BITS, SMOOTHS, TRANSFORMS
 from .sums import Transformed, add_lost, fold_line_sum, load_up_to, load_values
 
 
@@ -139,7 +139,7 @@ def block_softmax(logits, n, reference, scale, spread, label, label_value, outpu
     # output_j = scale * exp(x_j - m) / factor - spread, but label_value at the label; a
     # negative one is none. (Put there afterwards, it would wait for a line that has just been
     # sent past the caches.)
-    if spread != 0.0:
+    if SMOOTHS and spread != 0.0:
         write_softmax(
             logits, n, reference, scale, spread, True, label, label_value, output, streams
         )
@@ -185,7 +185,7 @@ def measure_values_of(logits, measure, reference, scale):
 def measure_term(values, x, j, n):
     reduced = reduce(x, values.reference)
     tails = values.measure.transformed.tails
-    if tails != 0:
+    if TRANSFORMS and tails != 0:
         tail = load_values(pointer_at(tails, zero), j, n)
         reduced = with_tail(reduced, tail)
     return scaled(reduced, broadcast(values.scale))
@@ -195,7 +195,7 @@ def measure_term(values, x, j, n):
 def measure_at(measure, j, x):
     # One t_j in float64.
     t = 0.0 if x == minus_infinity else measure.spread
-    if measure.probs != 0:
+    if PROBS and measure.probs != 0:
         t += measure.probs_scale * np.float64(pointer_at(measure.probs, zero)[j])
     if measure.class_weights != 0:
         t *= np.float64(pointer_at(measure.class_weights, zero)[j])
@@ -209,7 +209,7 @@ def softmax_minus_target_values(values, j, n):
     t = broadcast(values.spread)
     if measure.masked:
         t = clear_equal(t, x, broadcast(minus_infinity))
-    if measure.probs != 0:
+    if PROBS and measure.probs != 0:
         probs = load_values(pointer_at(measure.probs, zero), j, n)
         t = multiply_add(probs, broadcast(values.probs_scale), t)
     value = measure_term(values, x, j, n)
@@ -228,7 +228,7 @@ def softmax_minus_target_values(values, j, n):
                 value = with_lane(value, k, real(measure.output_scale * own))
     if j <= measure.label < j + n:
         value = with_lane(value, measure.label - j, real(measure.label_value))
-    if measure.transformed.slopes != 0:
+    if TRANSFORMS and measure.transformed.slopes != 0:
         slopes = load_values(pointer_at(measure.transformed.slopes, zero), j, n)
         tails = load_values(pointer_at(measure.transformed.slope_tails, zero), j, n)
         value = multiply_add(value, slopes, multiply(value, tails))
@@ -304,7 +304,7 @@ def block_expectation(logits, tails, vectors, n, reference):
     for j in range(0, n, line):
         x = load_up_to(logits, j, n - j, minus_infinity)
         reduced = reduce(x, reference)
-        if tails != 0:
+        if TRANSFORMS and tails != 0:
             tail = load_values(pointer_at(tails, zero), j, n - j)
             reduced = with_tail(reduced, tail)
         v = subtract(m, x)

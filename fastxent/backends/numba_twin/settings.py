@@ -2,5 +2,11 @@
 
 # The width of the floats that are computed with.
 REAL_BITS: int = 32
-# Whether there are smoothing, temperatures, soft caps, and outputs of second order.
-HAS_OPTIONS: bool = True
+
+# What is needed: see needs.py.
+CONVERTS: bool = True
+PROBS: bool = True
+WRITES: bool = True
+SMOOTHS: bool = True
+TRANSFORMS: bool = True
+SECOND_ORDER: bool = True

@@ -55,7 +55,7 @@ from .precision import (
     real,
     zero,
 )
-from .settings import REAL_BITS
+from .settings import CONVERTS, REAL_BITS
 
 
 class LaneSums(NamedTuple):
@@ -121,7 +121,7 @@ def load_tile(tile, source, element, n_classes, n, row_stride, class_stride):
     for j in range(0, n_classes, lanes):
         width = min(lanes, n_classes - j)
         start = source + j * class_stride
-        if element == own_element:
+        if not CONVERTS or element == own_element:
             load_square(start, row_stride, n, width, tile, j * lanes)
         else:
             for k in range(n):
@@ -148,7 +148,7 @@ def store_tile(tile, destination, element, n_classes, n, row_stride, class_strid
     for j in range(0, n_classes, lanes):
         width = min(lanes, n_classes - j)
         start = destination + j * class_stride
-        if element == own_element:
+        if not CONVERTS or element == own_element:
             store_square(tile, j * lanes, start, row_stride, n, width)
         else:
             store_square(tile, j * lanes, address_of(square), line_bytes, n, width)
