@@ -37,8 +37,12 @@ def program_of(
         logits.dtype,
         None if target is None else target.dtype,
         splits,
-        not writes,
         target is not None,
+        "loss",
+        GRADIENT if writes else NOTHING,
+        False,
+        False,
+        False,
     )
     assert program is not None
     return program

@@ -202,10 +202,13 @@ def evaluate(
         logits.dtype,
         None if target is None else target.dtype,
         plan.splits_rows,
-        output is None,
         losses is None and (target is not None or task == "diverge"),
         task,
-        _needs_of(output_kind, options),
+        output_kind,
+        # as booleans: putting Needs together would take longer than a small call
+        options is not None and options.smoothing != 0,
+        _transforms(options),
+        options is not None and options.partners is not None,
     )
     try:
         program = _programs[key]
@@ -247,23 +250,6 @@ def takes_planes(
     )
 
 
-def _needs_of(output_kind: int, options: Options | None) -> Needs:
-    """What a call needs by its output and options."""
-    needs = NOTHING
-    if output_kind != OUTPUT_NOTHING:
-        needs |= Needs.WRITES
-    if output_kind not in _FIRST_ORDER:
-        needs |= Needs.SECOND_ORDER
-    if options is not None:
-        if options.smoothing != 0:
-            needs |= Needs.SMOOTHS
-        if _transforms(options):
-            needs |= Needs.TRANSFORMS
-        if options.partners is not None:
-            needs |= Needs.CONVERTS  # they may be of another type than the logits
-    return needs
-
-
 def _transforms(options: Options | None) -> bool:
     """Whether logits are capped or divided by a temperature."""
     return options is not None and (options.temperature != 1 or options.softcap != 0)
@@ -275,10 +261,12 @@ def _make_program(
     logits: np.dtype[Any],
     target: np.dtype[Any] | None,
     splits_rows: bool,
-    writes_nothing: bool,
     sums: bool,
-    task: str = "loss",
-    needs: Needs = EVERYTHING,
+    task: str,
+    output_kind: int,
+    smooths: bool,
+    transforms: bool,
+    has_partners: bool,
 ) -> Program | None:
     """The kernels of such calls; None where there are none for these dtypes."""
     element = ELEMENTS.get(logits.name)
@@ -287,12 +275,22 @@ def _make_program(
     # a divergence has few digits to spare: it is the sum of second-order terms
     bits = 64 if task == "diverge" else _bits_of(element)
 
-    def address(kernel: str, real_bits: int = bits, also: Needs = NOTHING) -> int:
-        return _TWINS[backend].kernel_address(kernel, real_bits, needs | also)
+    needs = NOTHING
+    for need, is_needed in (
+        # partners may be of another type than the logits
+        (Needs.CONVERTS, has_partners or element != _OWN_ELEMENTS[bits]),
+        (Needs.WRITES, output_kind != OUTPUT_NOTHING),
+        (Needs.SMOOTHS, smooths),
+        (Needs.TRANSFORMS, transforms),
+        (Needs.SECOND_ORDER, output_kind not in _FIRST_ORDER),
+    ):
+        if is_needed:
+            needs |= need
+
+    def address(kernel: str, real_bits: int = bits) -> int:
+        return _TWINS[backend].kernel_address(kernel, real_bits, needs)
 
     target_kind, target_element, check = TARGET_NOTHING, 0, 0
-    if element != _OWN_ELEMENTS[bits]:
-        needs |= Needs.CONVERTS
     if target is not None and target == np.int64:
         target_kind, check = TARGET_LABELS, address("rows_check_labels")
     elif target is not None:
@@ -304,9 +302,7 @@ def _make_program(
         if probs_element != element:
             needs |= Needs.CONVERTS
         # in the probabilities' own precision: a narrower one would round -1e-300 to 0
-        own = _OWN_ELEMENTS[_bits_of(probs_element)]
-        converts = Needs.CONVERTS if probs_element != own else NOTHING
-        check = address("rows_check_probs", _bits_of(probs_element), converts)
+        check = address("rows_check_probs", _bits_of(probs_element))
     if layout == LAYOUT_LANES and not takes_planes(logits, 1, target_kind == TARGET_PROBS):
         layout = LAYOUT_ROWS
     if task in ("merge", "finish"):
@@ -321,7 +317,7 @@ def _make_program(
             (address("rows_merge"), ROWS_AT_ONCE),
             (address("rows_finish"), ROWS_AT_ONCE),
         ]
-        if not writes_nothing:
+        if output_kind != OUTPUT_NOTHING:
             steps.append((address("segments_write"), SEGMENTS))
     else:
         steps = [(address("rows_evaluate"), ROWS)]
