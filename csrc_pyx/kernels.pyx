@@ -1,7 +1,7 @@
 # cython: language_level=3, cdivision=True, boundscheck=False, wraparound=False
 """The Cython twin: softmax cross-entropy, row by row and many rows side by side.
 
-fastxent/backends/numba_kernels.py holds the same functions in the same order. This file is built
+fastxent/backends/numba_twin/kernels.py holds the same functions in the same order. It is built
 once for each type the arithmetic is done in (`real`) and each instruction set; `primitives.h`
 holds what is done to a block of classes.
 

@@ -32,7 +32,7 @@ def numba_functions() -> list[tuple[str, tuple[str, ...]]]:
         for node in tree.body
         if isinstance(node, ast.FunctionDef)
     ]
-    # before them C's functions have assignments to a field, after them is Numba's entry
+    # what makes states, before them, is an assignment in C; after them is Numba's entry
     names = [name for name, _ in found]
     return found[names.index("empty_state") : names.index("compile_entry")]
 

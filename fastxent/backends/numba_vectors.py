@@ -1017,27 +1017,6 @@ def called(dispatcher: Any, separately: bool) -> Any:
     return call
 
 
-def absent(returned: Callable[..., Any]) -> Any:
-    """In place of a compiled function that is never reached: nothing to compile.
-
-    `returned` says, of its arguments' types, what type the function would return.
-    """
-
-    @intrinsic
-    def call(typingctx: Any, *arguments: Any) -> Any:
-        wanted = tuple(types.unliteral(argument) for argument in arguments)
-        result = returned(*wanted)
-
-        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            if result == types.none:
-                return context.get_dummy_value()
-            return context.get_constant_null(result)
-
-        return result(types.StarArgTuple(wanted)), codegen
-
-    return call
-
-
 # Numba's passes for what these functions do not have: closures, `with`, exceptions, overloads that
 # are inlined, loops over tuples, and array expressions.
 _UNNEEDED_PASSES: Final = frozenset({

@@ -12,7 +12,6 @@ from typing import Final
 from fastxent.benchmarks.judge.planted.plant import (
     NUMBA_ELEMENTS,
     NUMBA_KERNELS,
-    NUMBA_OUTPUTS,
     NUMBA_SUMS,
     NUMBA_TILES,
     NUMBA_VECTORS,
@@ -47,7 +46,7 @@ def _again(path: str, *edits: Edit) -> tuple[Edit, ...]:
         after(
             path,
             "from __future__ import annotations\n",
-            "\nfrom ..numba_vectors import keep_vector, maximum\n",
+            "\nfrom ..numba_vectors import keep_vector\n",
         ),
         *edits,
     )
@@ -285,9 +284,9 @@ PLANTS: Final = (
         stands_for="10 % more work in the entropy of row_stats",
         seen_by=("A",),
         edits=_again(
-            NUMBA_OUTPUTS,
+            NUMBA_SUMS,
             before(
-                NUMBA_OUTPUTS,
+                NUMBA_SUMS,
                 "    total, lost = fold_line_sum(sums, sums_lost)\n    if vectors != 0:\n",
                 f"""\
     again = broadcast(zero)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..context import BLOCK
 from ..numba_vectors import (
     add,
     add_to_sums,
@@ -28,10 +29,10 @@ from ..numba_vectors import (
     subtract,
     zero_sums,
 )
-from .elements import element_size, load_block
+from .elements import element_size, load_block, load_up_to
 from .exponential import put_together, reduce, reference_at, with_tail
-from .precision import BLOCK, half, last_power, line, minus_infinity, real, series_terms, zero
-from .sums import add_lost, fold_line_sum, load_up_to
+from .precision import half, last_power, line, minus_infinity, real, series_terms, zero
+from .sums import add_lost, fold_line_sum
 from .transforms import transform_relative_to, transformed_difference
 
 

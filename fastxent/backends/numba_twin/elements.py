@@ -19,6 +19,7 @@ from ..numba_vectors import (
     load_one_float16,
     load_one_float32,
     load_one_float64,
+    load_partial,
     pointer_at,
     store,
     store_bfloat16,
@@ -30,6 +31,19 @@ from ..numba_vectors import (
 )
 from .precision import line, own_element, real, zero
 from .settings import CONVERTS
+
+
+@inlined
+def load_up_to(source, j, n, fill):
+    # The line at element j, of which n lanes or more are there; the others hold `fill`.
+    if n >= line:
+        return load(source, j)
+    return load_partial(source, j, n, fill)
+
+
+@inlined
+def load_values(source, j, n):
+    return load_up_to(source, j, n, zero)
 
 
 @inlined

@@ -31,28 +31,8 @@ from ..numba_vectors import (
     subtract,
     table_bits,
 )
-from .precision import LN2, LOG2_E, Arithmetic, arithmetic, real
+from .precision import LN2, LOG2_E, arithmetic, real
 from .settings import REAL_BITS
-
-
-def _bits(real: Any, text: str) -> int:
-    """The bits of a float, as an integer."""
-    width = np.int32 if real is np.float32 else np.int64
-    return int(real(float.fromhex(text)).view(width))
-
-
-def _every_step(values: tuple[str, ...], steps: int) -> tuple[str, ...]:
-    return values[:: len(values) // steps]
-
-
-def _power_bits(arithmetic: Arithmetic, steps: int, exponent_shift: int) -> list[int]:
-    """What a lane's shifted index lacks to be the bits of its power of two."""
-    one = _bits(arithmetic.real, "0x1p+0")
-    return [
-        _bits(arithmetic.real, text) - one - (i << exponent_shift)
-        for i, text in enumerate(_every_step(arithmetic.powers, steps))
-    ]
-
 
 steps_bits = table_bits(REAL_BITS)
 steps = 2**steps_bits
@@ -84,10 +64,29 @@ ln2_rest = LN2 / steps - float(ln2_high) if REAL_BITS == 32 else float(ln2_low)
 ln2_first = float(ln2_high)
 degree = len(coefficients) - 1
 highest = coefficients[0]
+
+
+def _bits(text: str) -> int:
+    """The bits of a float, as an integer."""
+    width = np.int32 if REAL_BITS == 32 else np.int64
+    return int(real(float.fromhex(text)).view(width))
+
+
+def _every_step(values: tuple[str, ...]) -> tuple[str, ...]:
+    return values[:: len(values) // steps]
+
+
 if steps > 1:
-    lookup_power = lookup_in(REAL_BITS, _power_bits(arithmetic, steps, exponent_shift))
+    # what a lane's shifted index lacks to be the bits of its power of two
+    lookup_power = lookup_in(
+        REAL_BITS,
+        [
+            _bits(text) - _bits("0x1p+0") - (i << exponent_shift)
+            for i, text in enumerate(_every_step(arithmetic.powers))
+        ],
+    )
     lookup_correction = lookup_in(
-        REAL_BITS, [_bits(real, text) for text in _every_step(arithmetic.corrections, steps)]
+        REAL_BITS, [_bits(text) for text in _every_step(arithmetic.corrections)]
     )
 
 

@@ -1,8 +1,8 @@
 """The Numba twin: softmax cross-entropy, row by row and many rows side by side.
 
 csrc_pyx/kernels.pyx holds the same functions in the same order. This file is compiled when it is
-first used, once for each type the arithmetic is done in; `numba_primitives.py` holds what is done
-to a block of classes.
+first used, once for each type the arithmetic is done in and what is needed; the modules beside it
+hold what is done to a block of classes, or to a tile.
 
 `rows_*` and `segments_*` go through a row whose classes lie next to each other, `lanes_*` through
 tiles of many rows, wherever their classes lie.
@@ -38,6 +38,7 @@ import numba
 from numba import carray, cfunc, types
 
 from ..context import (
+    BLOCK,
     CONTEXT_DTYPE,
     OUTPUT_GRADIENT,
     OUTPUT_HESSIAN,
@@ -81,17 +82,15 @@ from .exponential import (
 )
 from .outputs import (
     Measure,
-    block_expectation,
     block_hessian,
     block_hessian_product,
     block_label_gradient,
     block_log_softmax,
     block_softmax,
     block_softmax_minus_target,
-    first_equal,
     prefetch_ends,
 )
-from .precision import BLOCK, block_buffer, group_maxima_buffer, real, zero
+from .precision import block_buffer, group_maxima_buffer, real, zero
 from .settings import PROBS, REAL_BITS, SECOND_ORDER, SMOOTHS, TRANSFORMS, WRITES
 from .sums import (
     Block,
@@ -99,6 +98,7 @@ from .sums import (
     BlockSum,
     BlockTarget,
     Transformed,
+    block_expectation,
     block_is_within,
     block_maximum,
     block_spread,
@@ -106,6 +106,7 @@ from .sums import (
     block_sum_and_spread,
     block_sum_with_tails,
     block_target,
+    first_equal,
     new_block,
     open_block,
     shift_block,

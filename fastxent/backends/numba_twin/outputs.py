@@ -8,7 +8,6 @@ import numpy as np
 
 from ..numba_vectors import (
     add,
-    add_to_sums,
     address_of,
     any_equal,
     broadcast,
@@ -30,12 +29,12 @@ from ..numba_vectors import (
     store_past_caches,
     subtract,
     with_lane,
-    zero_sums,
 )
-from .exponential import Reference, put_together, reduce, scaled, scaled_exponential, with_tail
-from .precision import LINE_BYTES, half, line, minus_infinity, nan, one, real, zero
+from .elements import load_up_to, load_values
+from .exponential import Reference, reduce, scaled, scaled_exponential, with_tail
+from .precision import LINE_BYTES, half, line, minus_infinity, one, real, zero
 from .settings import PROBS, REAL_BITS, SMOOTHS, TRANSFORMS
-from .sums import Transformed, add_lost, fold_line_sum, load_up_to, load_values
+from .sums import Transformed
 
 
 class Measure(NamedTuple):
@@ -294,35 +293,6 @@ def block_hessian_product(
     write_hessian_product(values, n, output, streams)
 
 
-@compiled
-def block_expectation(logits, tails, vectors, n, reference):
-    # The sum of exp(x_j - m) * v_j, with v_j = m - x_j where there are no vectors. A class
-    # without probability adds nothing.
-    m = broadcast(reference.maximum)
-    sums = zero_sums(zero)
-    sums_lost = sums
-    for j in range(0, n, line):
-        x = load_up_to(logits, j, n - j, minus_infinity)
-        reduced = reduce(x, reference)
-        if TRANSFORMS and tails != 0:
-            tail = load_values(pointer_at(tails, zero), j, n - j)
-            reduced = with_tail(reduced, tail)
-        v = subtract(m, x)
-        if vectors != 0:
-            v = load_values(pointer_at(vectors, zero), j, n - j)
-        # 2^spare_exponent too large, which keeps small terms' digits, but not for vectors
-        term = put_together(reduced)
-        if vectors != 0:
-            term = multiply(term, broadcast(real(reference.factor)))
-        value = clear_equal(multiply(term, v), term, broadcast(zero))
-        sums_lost = add_lost(sums, value, sums_lost)
-        sums = add_to_sums(sums, value)
-    total, lost = fold_line_sum(sums, sums_lost)
-    if vectors != 0:
-        return total + lost
-    return (total + lost) * reference.factor
-
-
 @inlined
 def label_gradient_values(values, j, n):
     measure = values.measure
@@ -372,15 +342,3 @@ def block_log_softmax(logits, n, maximum, log_sum_exp, output, streams):
     if j < n:
         x = load_partial(logits, j, n - j, zero)
         store_partial(output, j, subtract(subtract(x, m), log_sum), n - j)
-
-
-@compiled
-def first_equal(values, n, value):
-    # The first of n values that equals `value`, or -1.
-    wanted = real(value)
-    for j in range(0, n, line):
-        if any_equal(load_up_to(values, j, n - j, nan), broadcast(wanted)):
-            for k in range(j, min(j + line, n)):
-                if values[k] == wanted:
-                    return k
-    return -1

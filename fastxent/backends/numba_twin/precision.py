@@ -7,12 +7,10 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from ..context import FLOAT32, FLOAT64
+from ..context import BLOCK, FLOAT32, FLOAT64
 from ..numba_vectors import stack_buffer
 from .settings import REAL_BITS
 
-# A block is the largest run of classes handled at once; it and its copy fit the L1 cache.
-BLOCK: Final = 1024
 # Reals ahead of the exponentials that memory is asked for the logits: measured best 4096 to 8192.
 PREFETCH_DISTANCE: Final = 4096
 # The bytes of a line, whatever it holds.
@@ -141,5 +139,6 @@ minus_infinity = real(-math.inf)
 last_power = arithmetic.last_power
 series_terms = tuple(real(1.0 / math.factorial(k)) for k in range(last_power, 1, -1))
 
+# A block is the largest run of classes handled at once; it and its copy fit the L1 cache.
 block_buffer = stack_buffer(BLOCK)
 group_maxima_buffer = stack_buffer(BLOCK // 8)

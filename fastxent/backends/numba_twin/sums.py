@@ -37,10 +37,20 @@ from ..numba_vectors import (
     sums_of,
     zero_sums,
 )
-from .elements import element_size, load_block
+from .elements import element_size, load_block, load_up_to, load_values
 from .exponential import put_together, reduce, with_tail
-from .precision import LINE_BYTES, PREFETCH_DISTANCE, group, line, minus_infinity, one, real, zero
-from .settings import REAL_BITS
+from .precision import (
+    LINE_BYTES,
+    PREFETCH_DISTANCE,
+    group,
+    line,
+    minus_infinity,
+    nan,
+    one,
+    real,
+    zero,
+)
+from .settings import REAL_BITS, TRANSFORMS
 from .transforms import difference_with_slope, transform_relative_to, transformed_difference
 
 
@@ -513,19 +523,6 @@ def block_target(logits, targets, class_weights, n, maximum):
     return BlockTarget(dot=dot, dot_lost=dot_lost, mass=mass, mass_lost=mass_lost)
 
 
-@inlined
-def load_up_to(source, j, n, fill):
-    # The line at element j, of which n lanes or more are there; the others hold `fill`.
-    if n >= line:
-        return load(source, j)
-    return load_partial(source, j, n, fill)
-
-
-@inlined
-def load_values(source, j, n):
-    return load_up_to(source, j, n, zero)
-
-
 @compiled
 def spread_but_masked(logits, class_weights, n, maximum):
     # The spread of a block where some classes are masked, or m - x_j is too large for a real:
@@ -601,3 +598,44 @@ def block_is_within(values, n, lowest, highest):
     if j < n:
         inside &= all_within(load_partial(values, j, n - j, real(lowest)), low, high)
     return inside
+
+
+@compiled
+def block_expectation(logits, tails, vectors, n, reference):
+    # The sum of exp(x_j - m) * v_j, with v_j = m - x_j where there are no vectors. A class
+    # without probability adds nothing.
+    m = broadcast(reference.maximum)
+    sums = zero_sums(zero)
+    sums_lost = sums
+    for j in range(0, n, line):
+        x = load_up_to(logits, j, n - j, minus_infinity)
+        reduced = reduce(x, reference)
+        if TRANSFORMS and tails != 0:
+            tail = load_values(pointer_at(tails, zero), j, n - j)
+            reduced = with_tail(reduced, tail)
+        v = subtract(m, x)
+        if vectors != 0:
+            v = load_values(pointer_at(vectors, zero), j, n - j)
+        # 2^spare_exponent too large, which keeps small terms' digits, but not for vectors
+        term = put_together(reduced)
+        if vectors != 0:
+            term = multiply(term, broadcast(real(reference.factor)))
+        value = clear_equal(multiply(term, v), term, broadcast(zero))
+        sums_lost = add_lost(sums, value, sums_lost)
+        sums = add_to_sums(sums, value)
+    total, lost = fold_line_sum(sums, sums_lost)
+    if vectors != 0:
+        return total + lost
+    return (total + lost) * reference.factor
+
+
+@compiled
+def first_equal(values, n, value):
+    # The first of n values that equals `value`, or -1.
+    wanted = real(value)
+    for j in range(0, n, line):
+        if any_equal(load_up_to(values, j, n - j, nan), broadcast(wanted)):
+            for k in range(j, min(j + line, n)):
+                if values[k] == wanted:
+                    return k
+    return -1

@@ -2,7 +2,7 @@
 
 Where classes are few, or lie far apart in memory, a row by itself keeps no register filled. A tile
 holds a row in each lane, class after class; every lane goes through the same arithmetic as a block
-of a row does (numba_primitives.py), by itself.
+of a row does, by itself.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from ..numba_vectors import (
     exponent_and_mantissa,
     inlined,
     load,
-    load_partial,
     load_square,
     maximum,
     multiply,
@@ -41,13 +40,22 @@ from ..numba_vectors import (
     sums_of,
     zero_sums,
 )
-from .elements import convert_block, element_size, load_block, output_block, store_block
+from .elements import (
+    convert_block,
+    element_size,
+    load_block,
+    load_values,
+    output_block,
+    store_block,
+)
 from .exponential import put_together, reduce_with, scaled, steps
 from .precision import (
+    LINE_BYTES,
     LN2,
     arithmetic,
     half,
     infinity,
+    line,
     minus_infinity,
     nan,
     one,
@@ -55,7 +63,7 @@ from .precision import (
     real,
     zero,
 )
-from .settings import CONVERTS, REAL_BITS
+from .settings import CONVERTS
 
 
 class LaneSums(NamedTuple):
@@ -84,8 +92,7 @@ class LaneReference(NamedTuple):
     rounder: Any
 
 
-lanes = 512 // REAL_BITS
-line_bytes = 64
+lanes = line
 equal_sums = sums_of(lanes)
 exact_difference = real(arithmetic.exact_difference)
 rounder = real(float.fromhex(arithmetic.rounder))
@@ -99,13 +106,6 @@ square_buffer = stack_buffer(lanes * lanes)
 numbers_buffer = stack_buffer(lanes)
 
 
-@inlined
-def load_line(place, n):
-    if n == lanes:
-        return load(place, 0)
-    return load_partial(place, 0, n, zero)
-
-
 @compiled
 def load_tile(tile, source, element, n_classes, n, row_stride, class_stride):
     # The logits of n rows; the other lanes hold 0. Element j of row k lies at
@@ -115,7 +115,7 @@ def load_tile(tile, source, element, n_classes, n, row_stride, class_stride):
         buffer = line_buffer(zero)
         for j in range(n_classes):
             place = load_block(source + j * class_stride, element, n, buffer)
-            store(tile, j * lanes, load_line(place, n))
+            store(tile, j * lanes, load_values(place, 0, n))
         return
     square = square_buffer(zero)
     for j in range(0, n_classes, lanes):
@@ -125,9 +125,9 @@ def load_tile(tile, source, element, n_classes, n, row_stride, class_stride):
             load_square(start, row_stride, n, width, tile, j * lanes)
         else:
             for k in range(n):
-                row = pointer_at(address_of(square) + k * line_bytes, zero)
+                row = pointer_at(address_of(square) + k * LINE_BYTES, zero)
                 convert_block(start + k * row_stride, element, width, row)
-            load_square(address_of(square), line_bytes, n, width, tile, j * lanes)
+            load_square(address_of(square), LINE_BYTES, n, width, tile, j * lanes)
 
 
 @compiled
@@ -151,9 +151,9 @@ def store_tile(tile, destination, element, n_classes, n, row_stride, class_strid
         if not CONVERTS or element == own_element:
             store_square(tile, j * lanes, start, row_stride, n, width)
         else:
-            store_square(tile, j * lanes, address_of(square), line_bytes, n, width)
+            store_square(tile, j * lanes, address_of(square), LINE_BYTES, n, width)
             for k in range(n):
-                row = pointer_at(address_of(square) + k * line_bytes, zero)
+                row = pointer_at(address_of(square) + k * LINE_BYTES, zero)
                 store_block(row, width, start + k * row_stride, element)
 
 
