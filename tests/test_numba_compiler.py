@@ -48,6 +48,27 @@ def test_a_first_call_may_be_interrupted_at_any_moment() -> None:
     assert result.stdout == "True\n", result.stderr
 
 
+INTERRUPTED_AT_LAST = """
+def interrupt(*_):
+    raise KeyboardInterrupt
+signal.signal(signal.SIGALRM, interrupt)
+interruptions = 0
+for _ in range(8):
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    try:
+        call(backend='numba')
+    except KeyboardInterrupt:
+        interruptions += 1
+print(interruptions)
+"""
+
+
+def test_a_process_ends_though_each_of_its_first_calls_was_interrupted() -> None:
+    result = run_python(PRELUDE + INTERRUPTED_AT_LAST)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "8\n"
+
+
 CALLED_IN_THE_MIDDLE = """
 nested = []
 def handler(*_):

@@ -97,6 +97,7 @@ class _Helper(threading.Thread):
     def __init__(self, work: Callable[[], None]) -> None:
         super().__init__(name="fastxent compiles", daemon=True)
         self._work = work
+        self.has_begun = False
         self.done = threading.Event()
         self.error: BaseException | None = None
 
@@ -104,14 +105,17 @@ class _Helper(threading.Thread):
         _alone(self._run)
 
     def _run(self) -> None:
+        self.has_begun = True
         try:
-            self._work()
+            if not _process_ends:
+                self._work()
         except BaseException as error:
             self.error = error
         self.done.set()  # in here, because a fork in the middle of it would leave a lock held
 
 
 _is_working = False
+_process_ends = False
 
 
 def _alone(work: Callable[[], None], patience: float = -1) -> None:
@@ -159,11 +163,16 @@ def _must_do_it_itself() -> bool:
 @atexit.register
 def _abandon() -> None:
     # Nobody waits any more, and LLVM must not be at work while the process takes itself apart.
+    global _process_ends
+    _process_ends = True
     for thread in threading.enumerate():
-        if isinstance(thread, _Helper):
-            import ctypes
+        while isinstance(thread, _Helper) and thread.is_alive():
+            # Only where it works: one that waits for the lock would have it and not give it back.
+            # Again and again, because a weak reference's callback takes the exception for its own.
+            if thread.has_begun:
+                import ctypes
 
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit)
-            )
-            thread.join()
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                    ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit)
+                )
+            thread.join(0.1)
