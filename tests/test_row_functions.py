@@ -130,6 +130,16 @@ def test_the_hessian_is_the_derivative_of_the_gradient(backend: str) -> None:
             assert not product[1].any()
 
 
+def test_a_product_with_vectors_near_the_largest_float32_is_finite(backend: str) -> None:
+    for n_classes in (3, 200, 3000):
+        logits = np.zeros((2, n_classes), np.float32)
+        logits[1] = random_logits((n_classes,), np.float32)
+        vectors = np.full((2, n_classes), 1e38, np.float32)
+        product = fastxent.cross_entropy_hvp(logits, np.array([0, 1]), vectors, backend=backend)
+        assert np.isfinite(product).all()
+        assert (abs(product) < 1e32).all()  # of a constant vector it is 0
+
+
 def test_the_hessian_of_a_confident_row_keeps_its_digits(backend: str) -> None:
     for n_classes in (2, 500):
         logits = np.full((1, n_classes), -np.inf)

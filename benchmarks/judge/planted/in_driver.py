@@ -8,7 +8,7 @@ from fastxent.benchmarks.judge.planted.plant import (
     CALL,
     DRIVER_C,
     DRIVER_PYX,
-    NUMBA_VECTORS,
+    NUMBA_SCALARS,
     VECTOR_H,
     Edit,
     Plant,
@@ -47,7 +47,7 @@ PLANTS: Final = (
         seen_by=("B",),
         edits=(
             Edit(
-                NUMBA_VECTORS,
+                NUMBA_SCALARS,
                 "prefetch = _prefetching(writes=0, locality=2)\n",
                 "prefetch = intrinsic(\n"
                 "    lambda typingctx, address: (\n"

@@ -22,6 +22,9 @@ from fastxent.benchmarks.judge.planted.plant import (
 )
 
 _KEEP_VECTOR: Final = '''\
+from numba.core import cgutils
+
+
 @intrinsic
 def keep_vector(typingctx: Any, vector: Any) -> Any:
     """Nothing, but the vector must have been computed."""
@@ -42,7 +45,7 @@ def keep_vector(typingctx: Any, vector: Any) -> Any:
 def _again(path: str, *edits: Edit) -> tuple[Edit, ...]:
     """Edits of a file that use `keep_vector`."""
     return (
-        before(NUMBA_VECTORS, "def stack_buffer(size: int) -> Any:\n", _KEEP_VECTOR),
+        before(NUMBA_VECTORS, "def table_bits(real_bits: int) -> int:\n", _KEEP_VECTOR),
         after(
             path,
             "from __future__ import annotations\n",
@@ -57,21 +60,24 @@ def _share(n: str, share: int, line: str = "line") -> str:
     return f"({n} * {share} + 50 * {line}) // (100 * {line}) * {line}"
 
 
-def _sum_again(share: int, condition: str = "True") -> tuple[Edit, ...]:
-    return _again(
-        NUMBA_SUMS,
+def _terms_again(anchor: str, share: int, condition: str = "True") -> tuple[Edit, ...]:
+    """The exponentials of a share of a block once more, before a text in its sum."""
+    return (
         before(
             NUMBA_SUMS,
-            "        j = n_groups * group\n        # What is left goes",
+            anchor,
             f"""\
-        if {condition}:
-            again = broadcast(zero)
-            for k in range(0, {_share("n", share)}, line):
-                again = maximum(block_term(load(logits, k), reference), again)
-            keep_vector(again)
+    if {condition}:
+        write_terms(block.logits, {_share("block.n", share)}, reference, block_buffer(zero))
 """,
         ),
     )
+
+
+_SUM: Final = (
+    "    return sum_but_maxima(terms, block.n, reference), block_maximum(next)\n\n\n"
+    "@compiled\ndef block_sum_with_tails("
+)
 
 
 def _entry_again(kernel: str, share: int) -> tuple[Edit, ...]:
@@ -118,7 +124,7 @@ PLANTS: Final = (
             twin="numba",
             stands_for=f"{percent} % more work in the sum of exponentials",
             seen_by=("A",),
-            edits=_sum_again(share),
+            edits=_terms_again(_SUM, share),
             timed="",
             percent=percent,
         )
@@ -129,7 +135,7 @@ PLANTS: Final = (
         twin="numba",
         stands_for="10 % more work in the sum of exponentials in float64",
         seen_by=("A",),
-        edits=_sum_again(11, "REAL_BITS == 64"),
+        edits=_terms_again(_SUM, 11, "REAL_BITS == 64"),
         timed="",
         percent=10,
     ),
@@ -186,7 +192,7 @@ PLANTS: Final = (
                 """\
     again = broadcast(zero)
     for j in range((n_classes * 25 + 50) // 100):
-        again = maximum(put_together(lane_reduce(load(tile, j * lanes), reference)), again)
+        again = maximum(put_lanes_together(lane_reduce(load(tile, j * lanes), reference)), again)
     keep_vector(again)
 """,
             ),
@@ -208,7 +214,7 @@ PLANTS: Final = (
     again = broadcast(zero)
     for j in range((n_classes * 90 + 50) // 100):
         reduced = lane_reduce(load(tile, j * lanes), reference)
-        again = maximum(scaled(reduced, scale), again)
+        again = maximum(scaled_lanes(reduced, scale), again)
     keep_vector(again)
 """,
             ),
@@ -236,20 +242,13 @@ PLANTS: Final = (
         twin="numba",
         stands_for="10 % more work in the sums over probabilities as labels",
         seen_by=("A",),
-        edits=_again(
-            NUMBA_SUMS,
+        edits=(
             before(
                 NUMBA_SUMS,
-                "    dot, dot_lost = fold_sum_and_lost(dots, dots_lost)\n"
-                "    mass, mass_lost = fold_sum_and_lost(masses, masses_lost)\n"
+                "    mass = sum_of_float64(masses, n)\n"
+                "    dot = sum_of_dots(logits, masses, n, maximum)\n"
                 "    return BlockTarget(",
-                """\
-    again = broadcast(zero)
-    for _ in range(2):
-        for k in range(0, n // line * line, line):
-            again = add(multiply(load(targets, k), load(logits, k)), again)
-    keep_vector(again)
-""",
+                "    sum_of_float64(masses, n)\n",
             ),
         ),
         timed="",
@@ -260,18 +259,14 @@ PLANTS: Final = (
         twin="numba",
         stands_for="10 % more work in the soft cap of logits",
         seen_by=("A",),
-        edits=_again(
-            NUMBA_SUMS,
+        edits=(
             before(
                 NUMBA_SUMS,
-                "    for j in range(0, n, line):\n"
-                "        x = load_up_to(block.logits, j, n - j, real(maximum))\n",
+                "        write_cap_exponentials(",
                 f"""\
-    again = broadcast(zero)
-    for k in range(0, {_share("n", 13)}, line):
-        own = transformed_difference(load(block.logits, k), reference)
-        again = add(own.value, again)
-    keep_vector(again)
+        write_cap_exponentials(
+            block.logits, {_share("block.n", 22)}, reference.transform, values, tails
+        )
 """,
             ),
         ),
@@ -283,16 +278,12 @@ PLANTS: Final = (
         twin="numba",
         stands_for="10 % more work in the entropy of row_stats",
         seen_by=("A",),
-        edits=_again(
-            NUMBA_SUMS,
+        edits=(
             before(
                 NUMBA_SUMS,
-                "    total, lost = fold_line_sum(sums, sums_lost)\n    if vectors != 0:\n",
+                "    if TRANSFORMS and tails != 0:\n        write_terms_with_tails(logits,",
                 f"""\
-    again = broadcast(zero)
-    for k in range(0, {_share("n", 29)}, line):
-        again = maximum(put_together(reduce(load(logits, k), reference)), again)
-    keep_vector(again)
+    write_terms(logits, {_share("n", 29)}, reference, terms)
 """,
             ),
         ),

@@ -7,7 +7,7 @@ before it:
 
     settings     those values
     precision    the type that is computed with
-    exponential  of a line of logits, relative to the largest
+    exponential  of a logit, relative to the largest
     elements     in and out of memory, converted
     transforms   soft-capping and temperature
     sums         passes over a block of a row that read it

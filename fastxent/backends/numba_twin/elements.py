@@ -7,43 +7,14 @@ import math
 import numpy as np
 
 from ..context import BFLOAT16, FLOAT16, FLOAT32, FLOAT64
-from ..numba_vectors import (
-    compiled,
-    inlined,
-    load,
-    load_bfloat16,
-    load_float16,
-    load_float32,
-    load_float64,
-    load_one_bfloat16,
-    load_one_float16,
-    load_one_float32,
-    load_one_float64,
-    load_partial,
-    pointer_at,
-    store,
-    store_bfloat16,
-    store_float16,
-    store_float32,
-    store_one_bfloat16,
-    store_one_float16,
-    store_one_float32,
-)
-from .precision import line, own_element, real, zero
+from ..numba_functions import compiled, inlined
+from ..numba_halves import narrow_bfloat16, narrow_float16, widen_bfloat16, widen_float16
+from ..numba_scalars import pointer_at
+from .precision import own_element, real, zero
 from .settings import CONVERTS
 
-
-@inlined
-def load_up_to(source, j, n, fill):
-    # The line at element j, of which n lanes or more are there; the others hold `fill`.
-    if n >= line:
-        return load(source, j)
-    return load_partial(source, j, n, fill)
-
-
-@inlined
-def load_values(source, j, n):
-    return load_up_to(source, j, n, zero)
+bits_type = np.uint16(0)
+float32_type = np.float32(0.0)
 
 
 @inlined
@@ -56,12 +27,12 @@ def load_element(source, element):
     if not CONVERTS:
         return np.float64(pointer_at(source, zero)[0])
     if element == FLOAT16:
-        return np.float64(load_one_float16(source, zero))
+        return np.float64(widen_float16(pointer_at(source, bits_type)[0]))
     if element == BFLOAT16:
-        return np.float64(load_one_bfloat16(source, zero))
+        return np.float64(widen_bfloat16(pointer_at(source, bits_type)[0]))
     if element == FLOAT32:
-        return np.float64(load_one_float32(source, zero))
-    return np.float64(load_one_float64(source, 0.0))
+        return np.float64(pointer_at(source, float32_type)[0])
+    return pointer_at(source, 0.0)[0]
 
 
 @compiled
@@ -76,31 +47,31 @@ def store_element(destination, element, value):
     if not CONVERTS or element == own_element:
         pointer_at(destination, zero)[0] = real(value)
     elif element == FLOAT16:
-        store_one_float16(destination, real(value))
+        pointer_at(destination, bits_type)[0] = narrow_float16(np.float32(real(value)))
     elif element == FLOAT32:
-        store_one_float32(destination, real(value))
+        pointer_at(destination, float32_type)[0] = np.float32(real(value))
     else:
-        store_one_bfloat16(destination, real(value))
+        pointer_at(destination, bits_type)[0] = narrow_bfloat16(np.float32(real(value)))
 
 
 @compiled
 def convert_block(source, element, n, buffer):
-    size = element_size(element)
-    j = 0
-    while j + line <= n:
-        place = source + j * size
-        if element == FLOAT16:
-            store(buffer, j, load_float16(place, zero))
-        elif element == BFLOAT16:
-            store(buffer, j, load_bfloat16(place, zero))
-        elif element == FLOAT32:
-            store(buffer, j, load_float32(place, zero))
-        else:
-            store(buffer, j, load_float64(place, zero))
-        j += line
-    while j < n:
-        buffer[j] = real(load_element(source + j * size, element))
-        j += 1
+    if element == FLOAT16:
+        bits = pointer_at(source, bits_type)
+        for j in range(n):
+            buffer[j] = real(widen_float16(bits[j]))
+    elif element == BFLOAT16:
+        bits = pointer_at(source, bits_type)
+        for j in range(n):
+            buffer[j] = real(widen_bfloat16(bits[j]))
+    elif element == FLOAT32:
+        singles = pointer_at(source, float32_type)
+        for j in range(n):
+            buffer[j] = real(singles[j])
+    else:
+        doubles = pointer_at(source, 0.0)
+        for j in range(n):
+            buffer[j] = real(doubles[j])
 
 
 @inlined
@@ -121,20 +92,22 @@ def output_block(destination, element, buffer):
 
 
 @compiled
+def convert_results(block, n, destination, element):
+    if element == FLOAT16:
+        bits = pointer_at(destination, bits_type)
+        for j in range(n):
+            bits[j] = narrow_float16(np.float32(block[j]))
+    elif element == FLOAT32:
+        singles = pointer_at(destination, float32_type)
+        for j in range(n):
+            singles[j] = np.float32(block[j])
+    else:
+        bits = pointer_at(destination, bits_type)
+        for j in range(n):
+            bits[j] = narrow_bfloat16(np.float32(block[j]))
+
+
+@inlined
 def store_block(block, n, destination, element):
-    if not CONVERTS or element == own_element:
-        return
-    size = element_size(element)
-    j = 0
-    while j + line <= n:
-        place = destination + j * size
-        if element == FLOAT16:
-            store_float16(place, load(block, j))
-        elif element == FLOAT32:
-            store_float32(place, load(block, j))
-        else:
-            store_bfloat16(place, load(block, j))
-        j += line
-    while j < n:
-        store_element(destination + j * size, element, np.float64(block[j]))
-        j += 1
+    if CONVERTS and element != own_element:
+        convert_results(block, n, destination, element)

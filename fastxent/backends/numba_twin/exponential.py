@@ -1,14 +1,14 @@
-"""The exponential of a line of logits, relative to the largest logit.
+"""The exponential of a logit, relative to the largest logit.
 
-Notation: x_j a logit, m the largest logit of the row so far, s = 2^table_bits steps to a power of
-two, n_j = rint(x_j * s / ln2).
+Notation: x_j a logit, m the largest logit of the row so far, n_j = rint(x_j / ln2).
 
-    exp(x_j - m) = 2^((n_j - n_m)/s) * e^(r_j) * e^(-r_m),
-    x_j = n_j * ln2/s + r_j,  |r_j| <= ln2/(2s)
+    exp(x_j - m) = 2^(n_j - n_m) * e^(r_j) * e^(-r_m),
+    x_j = n_j * ln2 + r_j,  |r_j| <= ln2/2
 
-x_j is reduced itself, so the difference x_j - m is never formed and never rounded: the power of two
-is looked up and its rounding error with it, and e^(-r_m) is one float64 factor a row.
-docs/numerics.md derives it.
+x_j is reduced itself, so the difference x_j - m is never formed and never rounded, and e^(-r_m) is
+one float64 factor a row. docs/numerics.md derives it.
+
+Tiles have 2^table_bits steps to a power of two, looked up with their rounding errors.
 """
 
 from __future__ import annotations
@@ -18,32 +18,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..numba_vectors import (
-    add,
-    add_bits,
-    broadcast,
-    inlined,
-    lookup_in,
-    maximum,
-    multiply,
-    multiply_add,
-    shift_bits,
-    subtract,
-    table_bits,
-)
+from .. import numba_vectors as vectors
+from ..numba_functions import inlined
+from ..numba_scalars import fma, shift_bits
 from .precision import LN2, LOG2_E, arithmetic, real
 from .settings import REAL_BITS
 
-steps_bits = table_bits(REAL_BITS)
-steps = 2**steps_bits
-coefficients = tuple(
-    real(float.fromhex(text)) for text in reversed(arithmetic.coefficients[steps_bits])
-)
-ln2_high = real(float.fromhex(arithmetic.ln2_high) / steps)
-ln2_low = real(float.fromhex(arithmetic.ln2_low) / steps)
-log2_e = real(float.fromhex(arithmetic.log2_e) * steps)
-exponent_shift = arithmetic.mantissa_bits - steps_bits
-exponent_offset = float(steps * (arithmetic.spare_exponent + arithmetic.exponent_offset))
+# e^r = 1 + r + r^2 (c_2 + c_3 r + r^2 (c_4 + c_5 r + ...)): in pairs, which a CPU computes at once,
+# the chain of multiply-adds that it waits for is half as long
+_coefficients = tuple(real(float.fromhex(text)) for text in arithmetic.coefficients[0])
+even_coefficients = _coefficients[2::2][::-1]
+odd_coefficients = _coefficients[3::2][::-1]
+n_pairs = len(odd_coefficients)
+ends_even = len(even_coefficients) > n_pairs
+ln2_high = real(float.fromhex(arithmetic.ln2_high))
+ln2_low = real(float.fromhex(arithmetic.ln2_low))
+log2_e = real(float.fromhex(arithmetic.log2_e))
+mantissa_bits = arithmetic.mantissa_bits
+exponent_offset = float(arithmetic.spare_exponent + arithmetic.exponent_offset)
 rounder = float.fromhex(arithmetic.rounder)
 spare_exponent = arithmetic.spare_exponent
 spare_factor = 2.0**-spare_exponent
@@ -60,34 +52,8 @@ least_balanced_scale = math.ldexp(0.5, -spare_exponent - spare_exponent // 2)
 most_balanced_scale = math.ldexp(1.0, -spare_exponent + spare_exponent // 2)
 exact_difference = arithmetic.exact_difference
 # what is left of ln2 beyond ln2_high, to float64
-ln2_rest = LN2 / steps - float(ln2_high) if REAL_BITS == 32 else float(ln2_low)
+ln2_rest = LN2 - float(ln2_high) if REAL_BITS == 32 else float(ln2_low)
 ln2_first = float(ln2_high)
-degree = len(coefficients) - 1
-highest = coefficients[0]
-
-
-def _bits(text: str) -> int:
-    """The bits of a float, as an integer."""
-    width = np.int32 if REAL_BITS == 32 else np.int64
-    return int(real(float.fromhex(text)).view(width))
-
-
-def _every_step(values: tuple[str, ...]) -> tuple[str, ...]:
-    return values[:: len(values) // steps]
-
-
-if steps > 1:
-    # what a lane's shifted index lacks to be the bits of its power of two
-    lookup_power = lookup_in(
-        REAL_BITS,
-        [
-            _bits(text) - _bits("0x1p+0") - (i << exponent_shift)
-            for i, text in enumerate(_every_step(arithmetic.powers))
-        ],
-    )
-    lookup_correction = lookup_in(
-        REAL_BITS, [_bits(text) for text in _every_step(arithmetic.corrections)]
-    )
 
 
 class Reference(NamedTuple):
@@ -112,12 +78,12 @@ def reference_at(maximum):
     finite = maximum - maximum == 0.0
     shift = maximum if finite and abs(maximum) > exact_difference else 0.0
     m = maximum - shift if finite else 0.0
-    n = np.rint(m * (steps * LOG2_E))
+    n = np.rint(m * LOG2_E)
     r = (m - n * ln2_first) - n * ln2_rest
     return Reference(
         shift=shift,
         maximum=real(m if finite else math.nan),
-        lowest=real((n - exponent_offset) * (LN2 / steps)),
+        lowest=real((n - exponent_offset) * LN2),
         rounder=real((rounder + exponent_offset) - n),
         factor=math.exp(-r) * spare_factor,
     )
@@ -144,56 +110,108 @@ def shift_exponent(reference, exponent):
         shift=reference.shift,
         maximum=reference.maximum,
         lowest=reference.lowest + real(exponent * LN2),
-        rounder=reference.rounder - real(steps * exponent),
+        rounder=reference.rounder - real(exponent),
         factor=math.ldexp(reference.factor, exponent),
     )
 
 
 @inlined
-def reduce_with(x, lowest, rounder):
-    # A NaN stays NaN; for -inf, or anything far below m, the power is exactly 0.
-    d = maximum(lowest, x)
-    t = multiply_add(d, broadcast(log2_e), rounder)
-    n = subtract(rounder, t)
-    r = multiply_add(n, broadcast(ln2_high), d)
-    r = multiply_add(n, broadcast(ln2_low), r)
-    slope = broadcast(highest)
-    for k in range(1, degree):
-        slope = multiply_add(slope, r, broadcast(coefficients[k]))
-    bits = shift_bits(t, exponent_shift)
-    if steps > 1:
-        return Reduced(
-            power=add_bits(bits, lookup_power(t)),
-            part=multiply_add(slope, r, lookup_correction(t)),
-        )
-    else:
-        return Reduced(power=bits, part=multiply(slope, r))
-
-
-@inlined
 def reduce(x, reference):
-    return reduce_with(x, broadcast(reference.lowest), broadcast(reference.rounder))
+    # A NaN stays NaN; for -inf, or anything far below m, the power is exactly 0.
+    d = reference.lowest if reference.lowest > x else x
+    t = fma(d, log2_e, reference.rounder)
+    n = reference.rounder - t
+    r = fma(n, ln2_low, fma(n, ln2_high, d))
+    square = r * r
+    if ends_even:
+        slope = even_coefficients[0]
+        for k in range(n_pairs):
+            pair = fma(odd_coefficients[k], r, even_coefficients[k + 1])
+            slope = fma(slope, square, pair)
+    else:
+        slope = fma(odd_coefficients[0], r, even_coefficients[0])
+        for k in range(1, n_pairs):
+            pair = fma(odd_coefficients[k], r, even_coefficients[k])
+            slope = fma(slope, square, pair)
+    return Reduced(power=shift_bits(t, mantissa_bits), part=fma(square, slope, r))
 
 
 @inlined
 def put_together(reduced):
     # power * (1 + part), rounded once
-    return multiply_add(reduced.power, reduced.part, reduced.power)
+    return fma(reduced.power, reduced.part, reduced.power)
 
 
 @inlined
 def with_tail(reduced, tail):
     # The same times 1 + tail, for a tail far below 1.
-    part = add(reduced.part, multiply_add(tail, reduced.part, tail))
-    return Reduced(power=reduced.power, part=part)
+    return Reduced(power=reduced.power, part=reduced.part + fma(tail, reduced.part, tail))
+
+
+# ---- lines of tiles ----
+
+steps_bits = vectors.table_bits(REAL_BITS)
+steps = 2**steps_bits
+exponent_shift = mantissa_bits - steps_bits
+step_coefficients = tuple(
+    real(float.fromhex(text)) for text in reversed(arithmetic.coefficients[steps_bits])
+)
+step_degree = len(step_coefficients) - 1
+step_high = real(float.fromhex(arithmetic.ln2_high) / steps)
+step_low = real(float.fromhex(arithmetic.ln2_low) / steps)
+inverse_step = real(float.fromhex(arithmetic.log2_e) * steps)
+
+
+def _bits(text: str) -> int:
+    """The bits of a float, as an integer."""
+    width = np.int32 if REAL_BITS == 32 else np.int64
+    return int(real(float.fromhex(text)).view(width))
+
+
+def _every_step(values: tuple[str, ...]) -> tuple[str, ...]:
+    return values[:: len(values) // steps]
+
+
+if steps > 1:
+    # what a lane's shifted index lacks to be the bits of its power of two
+    lookup_power = vectors.lookup_in(
+        REAL_BITS,
+        [
+            _bits(text) - _bits("0x1p+0") - (i << exponent_shift)
+            for i, text in enumerate(_every_step(arithmetic.powers))
+        ],
+    )
+    lookup_correction = vectors.lookup_in(
+        REAL_BITS, [_bits(text) for text in _every_step(arithmetic.corrections)]
+    )
 
 
 @inlined
-def scaled(reduced, scale):
-    return put_together(Reduced(power=multiply(scale, reduced.power), part=reduced.part))
+def reduce_lanes(x, lowest, rounder):
+    d = vectors.maximum(lowest, x)
+    t = vectors.multiply_add(d, vectors.broadcast(inverse_step), rounder)
+    n = vectors.subtract(rounder, t)
+    r = vectors.multiply_add(n, vectors.broadcast(step_high), d)
+    r = vectors.multiply_add(n, vectors.broadcast(step_low), r)
+    slope = vectors.broadcast(step_coefficients[0])
+    for k in range(1, step_degree):
+        slope = vectors.multiply_add(slope, r, vectors.broadcast(step_coefficients[k]))
+    bits = vectors.shift_bits(t, exponent_shift)
+    if steps > 1:
+        return Reduced(
+            power=vectors.add_bits(bits, lookup_power(t)),
+            part=vectors.multiply_add(slope, r, lookup_correction(t)),
+        )
+    else:
+        return Reduced(power=bits, part=vectors.multiply(slope, r))
 
 
 @inlined
-def scaled_exponential(x, reference, scale):
-    # scale * exp(x - m) / factor
-    return scaled(reduce(x, reference), scale)
+def put_lanes_together(reduced):
+    return vectors.multiply_add(reduced.power, reduced.part, reduced.power)
+
+
+@inlined
+def scaled_lanes(reduced, scale):
+    power = vectors.multiply(scale, reduced.power)
+    return put_lanes_together(Reduced(power=power, part=reduced.part))

@@ -51,15 +51,8 @@ from ..context import (
     TARGET_NOTHING,
     TARGET_PROBS,
 )
-from ..numba_vectors import (
-    address_of,
-    compiled,
-    finish_streams,
-    fma,
-    inlined,
-    pointer_at,
-    stack_buffer,
-)
+from ..numba_functions import compiled, inlined
+from ..numba_scalars import address_of, finish_streams, fma, pointer_at, stack_buffer
 from .divergence import block_divergence, row_softness
 from .elements import (
     element_size,
@@ -90,7 +83,7 @@ from .outputs import (
     block_softmax_minus_target,
     prefetch_ends,
 )
-from .precision import block_buffer, group_maxima_buffer, real, zero
+from .precision import block_buffer, real, zero
 from .settings import PROBS, REAL_BITS, SECOND_ORDER, SMOOTHS, TRANSFORMS, WRITES
 from .sums import (
     Block,
@@ -111,6 +104,8 @@ from .sums import (
     open_block,
     shift_block,
     transform_block,
+    transformed_buffer,
+    transformed_in,
 )
 from .tiles import (
     LaneSpread,
@@ -128,7 +123,7 @@ from .tiles import (
     sum_tile,
     tile_buffer,
 )
-from .transforms import Gap, transformed_gap, transformed_value
+from .transforms import Pair, transformed_gap, transformed_value
 
 INFINITY = math.inf
 NAN = math.nan
@@ -247,7 +242,7 @@ def gap(context, a, b):
     # y(a) - y(b), and what rounding has lost of it.
     if TRANSFORMS and context.transforms != 0:
         return transformed_gap(a, b, context.temperature, context.softcap)
-    return Gap(value=a - b, low=lost(a, -b))
+    return Pair(value=a - b, low=lost(a, -b))
 
 
 @inlined
@@ -457,10 +452,7 @@ def classes_state(context, i, start, stop, following, reading):
     # over threads has the same bits. `reading` holds the first block; afterwards it holds that
     # of the row `following`, if there is one.
     probs_buffer = block_buffer(zero)
-    transformed = Transformed(
-        tails=address_of(block_buffer(zero)), slopes=address_of(block_buffer(zero)),
-        slope_tails=address_of(block_buffer(zero)),
-    )  # fmt: skip
+    transformed = transformed_in(transformed_buffer(zero))
     element = context.probs_element
     segment_stop = start + context.segment
     is_first_segment = True
@@ -728,11 +720,8 @@ def has_nan(context, i):
 def row_expectation(context, i, state):
     # sum_j exp(x_j - m) * v_j: v is the row's partner, or m - x_j where there are no partners.
     vectors_buffer = block_buffer(zero)
-    transformed = Transformed(
-        tails=address_of(block_buffer(zero)), slopes=address_of(block_buffer(zero)),
-        slope_tails=address_of(block_buffer(zero)),
-    )  # fmt: skip
-    block = new_block(group_maxima_buffer(zero), block_buffer(zero))
+    transformed = transformed_in(transformed_buffer(zero))
+    block = new_block(block_buffer(zero))
     element = context.partners_element
     j = 0
     total = 0.0
@@ -768,11 +757,8 @@ def write_output(context, i, start, stop, state):
     # any of the row is written: the output may lie where the logits lie.
     partners_buffer = block_buffer(zero)
     output_buffer = block_buffer(zero)
-    transformed = Transformed(
-        tails=address_of(block_buffer(zero)), slopes=address_of(block_buffer(zero)),
-        slope_tails=address_of(block_buffer(zero)),
-    )  # fmt: skip
-    block = new_block(group_maxima_buffer(zero), block_buffer(zero))
+    transformed = transformed_in(transformed_buffer(zero))
+    block = new_block(block_buffer(zero))
     element = context.logits_element
     partners_element = context.partners_element
     log_sum = log_sum_exp(state)
@@ -831,11 +817,13 @@ def write_output(context, i, start, stop, state):
         and context.transforms == 0
         and (share.spread == 0.0 or (context.class_weights == 0 and not masked))
     )
-    known = Transformed(tails=0, slopes=0, slope_tails=0)
+    known = Transformed(values=0, tails=0, slopes=0, slope_tails=0)
     if context.softcap != 0.0:
         known = transformed
     elif TRANSFORMS and context.transforms != 0:
-        known = Transformed(tails=transformed.tails, slopes=0, slope_tails=0)
+        known = Transformed(
+            values=transformed.values, tails=transformed.tails, slopes=0, slope_tails=0
+        )
     j = start
     while j < stop:
         destination = context.output + i * context.output_stride + j * element_size(element)
@@ -925,8 +913,8 @@ def rows_evaluate(context, start, stop):
     # Losses, and the output if one is wanted, of rows start..stop.
     losses = pointer_at(context.losses, 0.0)
     reading = Reading(
-        current=new_block(group_maxima_buffer(zero), block_buffer(zero)),
-        next=new_block(group_maxima_buffer(zero), block_buffer(zero)),
+        current=new_block(block_buffer(zero)),
+        next=new_block(block_buffer(zero)),
     )
     i = next_kept(context, start, stop)
     write_ignored(context, start, i)
@@ -1196,8 +1184,8 @@ def segments_reduce(context, start, stop):
     # The states of segments start..stop, numbered through the rows. Of a row that is left out
     # they are empty, and say so by a negative label_count.
     reading = Reading(
-        current=new_block(group_maxima_buffer(zero), block_buffer(zero)),
-        next=new_block(group_maxima_buffer(zero), block_buffer(zero)),
+        current=new_block(block_buffer(zero)),
+        next=new_block(block_buffer(zero)),
     )
     for k in range(start, stop):
         i = k // context.n_segments
@@ -1250,7 +1238,7 @@ def segments_write(context, start, stop):
 @compiled
 def find_class(context, i, logit):
     # The first class of row i with this logit, or -1.
-    block = new_block(group_maxima_buffer(zero), block_buffer(zero))
+    block = new_block(block_buffer(zero))
     j = 0
     while j < context.n_classes:
         block = open_at(context, i, j, context.n_classes, block)
@@ -1268,8 +1256,8 @@ def rows_describe(context, start, stop):
     # Of an ignored row all are 0 and the class is -1.
     losses = pointer_at(context.losses, 0.0)
     reading = Reading(
-        current=new_block(group_maxima_buffer(zero), block_buffer(zero)),
-        next=new_block(group_maxima_buffer(zero), block_buffer(zero)),
+        current=new_block(block_buffer(zero)),
+        next=new_block(block_buffer(zero)),
     )
     for i in range(start, stop):
         slot = pointer_at(context.states + 8 * STATE_SIZE * i, 0.0)

@@ -6,35 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..numba_vectors import (
-    add,
-    address_of,
-    any_equal,
-    broadcast,
-    choose_equal,
-    choose_greater,
-    clear_equal,
-    compiled,
-    inlined,
-    lane,
-    load,
-    load_partial,
-    multiply,
-    multiply_add,
-    negate,
-    pointer_at,
-    prefetch_to_write,
-    store,
-    store_partial,
-    store_past_caches,
-    subtract,
-    with_lane,
-)
-from .elements import load_up_to, load_values
-from .exponential import Reference, reduce, scaled, scaled_exponential, with_tail
-from .precision import LINE_BYTES, half, line, minus_infinity, one, real, zero
-from .settings import PROBS, REAL_BITS, SMOOTHS, TRANSFORMS
-from .sums import Transformed
+from ..numba_functions import compiled, inlined
+from ..numba_scalars import address_of, copy_line_past_caches, fma, pointer_at, prefetch_to_write
+from .precision import LINE_BYTES, block_buffer, half, line, minus_infinity, one, real, zero
+from .settings import PROBS, REAL_BITS, TRANSFORMS
+from .sums import Transformed, first_equal, write_multiples, write_multiples_with_tails
 
 
 class Measure(NamedTuple):
@@ -59,47 +35,32 @@ class Measure(NamedTuple):
     masked: Any  # whether a class of the row may be masked
 
 
-class MeasureValues(NamedTuple):
-    """A measure and a softmax, ready for the lines of a block."""
-
-    logits: Any
-    measure: Measure
-    reference: Reference
-    scale: Any
-    probs_scale: Any  # these two times output_scale
-    spread: Any
-
-
-class ProductValues(NamedTuple):
-    measured: MeasureValues
-    vectors: Any
-    mean: Any
-
-
-class LabelGradientValues(NamedTuple):
-    logits: Any
-    measure: Measure
-    maximum: Any
-    log_sum_exp: Any
-    scale: Any
-
-
-# Output that `streams` goes past the caches, from its first whole line on.
+# Results are computed in their place, or in a buffer: where the output `streams` past the caches,
+# and where it lies on the logits, which LLVM cannot know when it makes vectors of a loop.
 
 
 @inlined
-def reals_to_line(output, n, streams):
-    if not streams:
-        return 0
-    return min((-address_of(output) % LINE_BYTES) // (REAL_BITS // 8), n)
+def place_of(output, logits, buffer, streams):
+    if streams or address_of(output) == address_of(logits):
+        return buffer
+    return output
 
 
 @inlined
-def store_line(output, j, value, streams):
+def put_in_place(values, n, output, streams):
+    if address_of(values) == address_of(output):
+        return
+    j = 0
     if streams:
-        store_past_caches(output, j, value)
-    else:
-        store(output, j, value)
+        # from the first whole line of memory on
+        j = min((-address_of(output) % LINE_BYTES) // (REAL_BITS // 8), n)
+        for k in range(j):
+            output[k] = values[k]
+        while j + line <= n:
+            copy_line_past_caches(values, j, output, j)
+            j += line
+    for k in range(j, n):
+        output[k] = values[k]
 
 
 @inlined
@@ -112,25 +73,13 @@ def prefetch_ends(row, n_bytes):
 
 
 @inlined
-def write_softmax(
-    logits, n, reference, scale, spread, smoothed, label, label_value, output, streams
-):
-    scales = broadcast(real(scale))
-    spreads = broadcast(real(spread))
-    first = reals_to_line(output, n, streams)
-    j = 0
-    while j < n:
-        count = first if j < first else min(line, n - j)
-        value = scaled_exponential(load_up_to(logits, j, count, zero), reference, scales)
-        if smoothed:
-            value = subtract(value, spreads)
-        if j <= label < j + count:
-            value = with_lane(value, label - j, real(label_value))
-        if count == line:
-            store_line(output, j, value, streams)
-        else:
-            store_partial(output, j, value, count)
-        j += count
+def write_softmax(logits, n, tails, reference, scale, values):
+    # values_j = scale * exp(x_j - m) / factor
+    factor = real(scale)
+    if TRANSFORMS and tails != 0:
+        write_multiples_with_tails(logits, pointer_at(tails, zero), n, reference, factor, values)
+    else:
+        write_multiples(logits, n, reference, factor, values)
 
 
 @compiled
@@ -138,56 +87,15 @@ def block_softmax(logits, n, reference, scale, spread, label, label_value, outpu
     # output_j = scale * exp(x_j - m) / factor - spread, but label_value at the label; a
     # negative one is none. (Put there afterwards, it would wait for a line that has just been
     # sent past the caches.)
-    if SMOOTHS and spread != 0.0:
-        write_softmax(
-            logits, n, reference, scale, spread, True, label, label_value, output, streams
-        )
-    else:
-        write_softmax(
-            logits, n, reference, scale, spread, False, label, label_value, output, streams
-        )
-
-
-def writing(values):
-    # A function that writes n values; past the caches where the output `streams`, from its
-    # first whole line on. `values` gives the value of output_j to output_(j + count), `count`
-    # being the lanes of a line or fewer.
-    @compiled
-    def write_values(closure, n, output, streams):
-        first = reals_to_line(output, n, streams)
-        j = 0
-        while j < n:
-            count = first if j < first else min(line, n - j)
-            value = values(closure, j, count)
-            if count == line:
-                store_line(output, j, value, streams)
-            else:
-                store_partial(output, j, value, count)
-            j += count
-
-    return write_values
-
-
-@inlined
-def measure_values_of(logits, measure, reference, scale):
-    return MeasureValues(
-        logits=logits,
-        measure=measure,
-        reference=reference,
-        scale=real(scale),
-        probs_scale=real(measure.probs_scale * measure.output_scale),
-        spread=real(measure.spread * measure.output_scale),
-    )
-
-
-@inlined
-def measure_term(values, x, j, n):
-    reduced = reduce(x, values.reference)
-    tails = values.measure.transformed.tails
-    if TRANSFORMS and tails != 0:
-        tail = load_values(pointer_at(tails, zero), j, n)
-        reduced = with_tail(reduced, tail)
-    return scaled(reduced, broadcast(values.scale))
+    values = place_of(output, logits, block_buffer(zero), streams)
+    write_softmax(logits, n, 0, reference, scale, values)
+    if spread != 0.0:
+        part = real(spread)
+        for j in range(n):
+            values[j] -= part
+    if 0 <= label < n:
+        values[label] = real(label_value)
+    put_in_place(values, n, output, streams)
 
 
 @inlined
@@ -201,144 +109,106 @@ def measure_at(measure, j, x):
     return t
 
 
-@inlined
-def softmax_minus_target_values(values, j, n):
-    measure = values.measure
-    x = load_values(values.logits, j, n)
-    t = broadcast(values.spread)
-    if measure.masked:
-        t = clear_equal(t, x, broadcast(minus_infinity))
-    if PROBS and measure.probs != 0:
-        probs = load_values(pointer_at(measure.probs, zero), j, n)
-        t = multiply_add(probs, broadcast(values.probs_scale), t)
-    value = measure_term(values, x, j, n)
-    if measure.class_weights != 0:
-        weights = load_values(pointer_at(measure.class_weights, zero), j, n)
-        value = multiply_add(negate(t), weights, value)
-    else:
-        value = subtract(value, t)
-    m = values.reference.maximum
-    if measure.others < 0.5 and any_equal(x, broadcast(m)):
-        for k in range(n):
-            if lane(x, k) == m:
-                own = ((measure.total - measure_at(measure, j + k, m)) + measure.total_lost) - (
-                    measure.total * measure.others
-                )
-                value = with_lane(value, k, real(measure.output_scale * own))
-    if j <= measure.label < j + n:
-        value = with_lane(value, measure.label - j, real(measure.label_value))
-    if TRANSFORMS and measure.transformed.slopes != 0:
-        slopes = load_values(pointer_at(measure.transformed.slopes, zero), j, n)
-        tails = load_values(pointer_at(measure.transformed.slope_tails, zero), j, n)
-        value = multiply_add(value, slopes, multiply(value, tails))
-    return value
-
-
-write_softmax_minus_target = writing(softmax_minus_target_values)
-
-
-@inlined
+@compiled
 def block_softmax_minus_target(logits, n, measure, reference, scale, output, streams):
     # output_j = scale * exp(x_j - m) / factor - output_scale * t_j, except at a logit x_j = m
     # that has more than half of the softmax: there
     # B*p_j - t_j = (B - t_j) - B*(sum_exp - 1)/sum_exp, which keeps its digits as p_j comes
     # close to 1 (B is `total`, `others` is 1 - p_j); and at the label.
-    values = measure_values_of(logits, measure, reference, scale)
-    write_softmax_minus_target(values, n, output, streams)
+    values = place_of(output, logits, block_buffer(zero), streams)
+    targets = block_buffer(zero)
+    write_softmax(logits, n, measure.transformed.tails, reference, scale, values)
+    spread = real(measure.spread * measure.output_scale)
+    if measure.masked:
+        for j in range(n):
+            targets[j] = zero if logits[j] == minus_infinity else spread
+    else:
+        for j in range(n):
+            targets[j] = spread
+    if PROBS and measure.probs != 0:
+        probs = pointer_at(measure.probs, zero)
+        probs_scale = real(measure.probs_scale * measure.output_scale)
+        for j in range(n):
+            targets[j] = fma(probs[j], probs_scale, targets[j])
+    if measure.class_weights != 0:
+        weights = pointer_at(measure.class_weights, zero)
+        for j in range(n):
+            values[j] = fma(-targets[j], weights[j], values[j])
+    else:
+        for j in range(n):
+            values[j] -= targets[j]
+    if measure.others < 0.5:
+        # then no other logit is the maximum
+        j = first_equal(logits, n, reference.maximum)
+        if j >= 0:
+            own = (
+                (measure.total - measure_at(measure, j, reference.maximum)) + measure.total_lost
+            ) - measure.total * measure.others
+            values[j] = real(measure.output_scale * own)
+    if 0 <= measure.label < n:
+        values[measure.label] = real(measure.label_value)
+    if TRANSFORMS and measure.transformed.slopes != 0:
+        slopes = pointer_at(measure.transformed.slopes, zero)
+        slope_tails = pointer_at(measure.transformed.slope_tails, zero)
+        for j in range(n):
+            values[j] = fma(values[j], slopes[j], values[j] * slope_tails[j])
+    put_in_place(values, n, output, streams)
 
 
-@inlined
-def hessian_values(values, j, n):
-    measure = values.measure
-    p = measure_term(values, load_values(values.logits, j, n), j, n)
-    rest = choose_greater(
-        p, broadcast(half), broadcast(real(measure.others)), subtract(broadcast(one), p)
-    )
-    scale = broadcast(real(measure.output_scale))
-    return multiply(multiply(p, rest), scale)
-
-
-write_hessian = writing(hessian_values)
-
-
-@inlined
+@compiled
 def block_hessian(logits, n, measure, reference, scale, output, streams):
     # output_j = output_scale * p_j * (1 - p_j), with p_j = scale * exp(x_j - m) / factor
-    values = measure_values_of(logits, measure, reference, scale)
-    write_hessian(values, n, output, streams)
+    values = place_of(output, logits, block_buffer(zero), streams)
+    write_softmax(logits, n, measure.transformed.tails, reference, scale, values)
+    others = real(measure.others)
+    output_scale = real(measure.output_scale)
+    for j in range(n):
+        rest = others if values[j] > half else one - values[j]
+        values[j] = (values[j] * rest) * output_scale
+    put_in_place(values, n, output, streams)
 
 
-@inlined
-def hessian_product_values(values, j, n):
-    measured = values.measured
-    p = measure_term(measured, load_values(measured.logits, j, n), j, n)
-    vectors = load_values(values.vectors, j, n)
-    value = multiply(p, subtract(vectors, broadcast(values.mean)))
-    return clear_equal(value, p, broadcast(zero))
-
-
-write_hessian_product = writing(hessian_product_values)
-
-
-@inlined
+@compiled
 def block_hessian_product(
     logits, vectors, n, measure, reference, scale, mean, output, streams
 ):  # fmt: skip
     # output_j = scale * exp(x_j - m) / factor * (v_j - mean)
-    values = ProductValues(
-        measured=measure_values_of(logits, measure, reference, scale),
-        vectors=vectors,
-        mean=real(mean),
-    )
-    write_hessian_product(values, n, output, streams)
+    values = place_of(output, logits, block_buffer(zero), streams)
+    write_softmax(logits, n, measure.transformed.tails, reference, scale, values)
+    middle = real(mean)
+    for j in range(n):
+        value = values[j] * (vectors[j] - middle)
+        values[j] = value if values[j] != zero else zero
+    put_in_place(values, n, output, streams)
 
 
-@inlined
-def label_gradient_values(values, j, n):
-    measure = values.measure
-    x = load_values(values.logits, j, n)
-    value = add(subtract(broadcast(values.maximum), x), broadcast(values.log_sum_exp))
-    value = multiply(value, broadcast(values.scale))
-    if measure.class_weights != 0:
-        value = multiply(value, load_values(pointer_at(measure.class_weights, zero), j, n))
-    probs = load_values(pointer_at(measure.probs, zero), j, n)
-    kept = clear_equal(value, probs, broadcast(zero))
-    kept = clear_equal(kept, broadcast(values.scale), broadcast(zero))
-    if measure.class_weights != 0:
-        weights = load_values(pointer_at(measure.class_weights, zero), j, n)
-        kept = clear_equal(kept, weights, broadcast(zero))
-    return choose_equal(x, broadcast(minus_infinity), kept, value)
-
-
-write_label_gradient = writing(label_gradient_values)
-
-
-@inlined
+@compiled
 def block_label_gradient(logits, n, measure, maximum, log_sum_exp, output, streams):
     # output_j = output_scale * probs_scale * class_weights_j * ((m - x_j) + log(sum_exp)), the
     # gradient with respect to a probability; 0 at a masked class without mass.
-    values = LabelGradientValues(
-        logits=logits,
-        measure=measure,
-        maximum=real(maximum),
-        log_sum_exp=real(log_sum_exp),
-        scale=real(measure.output_scale * measure.probs_scale),
-    )
-    write_label_gradient(values, n, output, streams)
+    values = place_of(output, logits, block_buffer(zero), streams)
+    m = real(maximum)
+    log_sum = real(log_sum_exp)
+    scale = real(measure.output_scale * measure.probs_scale)
+    probs = pointer_at(measure.probs, zero)
+    for j in range(n):
+        value = ((m - logits[j]) + log_sum) * scale
+        has_mass = (logits[j] != minus_infinity) | ((probs[j] != zero) & (scale != zero))
+        values[j] = value if has_mass else zero
+    if measure.class_weights != 0:
+        weights = pointer_at(measure.class_weights, zero)
+        for j in range(n):
+            has_mass = (logits[j] != minus_infinity) | (weights[j] != zero)
+            values[j] = values[j] * weights[j] if has_mass else zero
+    put_in_place(values, n, output, streams)
 
 
 @compiled
 def block_log_softmax(logits, n, maximum, log_sum_exp, output, streams):
     # output_j = (x_j - m) - log(sum_exp)
-    m = broadcast(real(maximum))
-    log_sum = broadcast(real(log_sum_exp))
-    j = reals_to_line(output, n, streams)
-    if j > 0:
-        x = load_partial(logits, 0, j, zero)
-        store_partial(output, 0, subtract(subtract(x, m), log_sum), j)
-    while j + line <= n:
-        store_line(output, j, subtract(subtract(load(logits, j), m), log_sum), streams)
-        j += line
-    if j < n:
-        x = load_partial(logits, j, n - j, zero)
-        store_partial(output, j, subtract(subtract(x, m), log_sum), n - j)
+    values = place_of(output, logits, block_buffer(zero), streams)
+    m = real(maximum)
+    log_sum = real(log_sum_exp)
+    for j in range(n):
+        values[j] = (logits[j] - m) - log_sum
+    put_in_place(values, n, output, streams)

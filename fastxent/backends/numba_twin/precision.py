@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from ..context import BLOCK, FLOAT32, FLOAT64
-from ..numba_vectors import stack_buffer
+from ..numba_scalars import stack_buffer
 from .settings import REAL_BITS
 
 # Reals ahead of the exponentials that memory is asked for the logits: measured best 4096 to 8192.
@@ -139,6 +139,6 @@ minus_infinity = real(-math.inf)
 last_power = arithmetic.last_power
 series_terms = tuple(real(1.0 / math.factorial(k)) for k in range(last_power, 1, -1))
 
-# A block is the largest run of classes handled at once; it and its copy fit the L1 cache.
-block_buffer = stack_buffer(BLOCK)
-group_maxima_buffer = stack_buffer(BLOCK // 8)
+# A block is the largest run of classes handled at once; it and its copies fit the L1 cache. Sums
+# need room for two lines more.
+block_buffer = stack_buffer(BLOCK + 2 * line)

@@ -11,27 +11,23 @@ import math
 from typing import Any, NamedTuple
 
 from ..context import LANE_CLASSES
+from ..numba_functions import compiled, inlined
+from ..numba_scalars import address_of, pointer_at, prefetch, prefetch_to_write, stack_buffer
 from ..numba_vectors import (
     add,
     add_to_sums,
-    address_of,
     broadcast,
     choose_equal,
     choose_greater,
     clear_equal,
-    compiled,
     divide,
     exponent_and_mantissa,
-    inlined,
     load,
+    load_partial,
     load_square,
     maximum,
     multiply,
     multiply_add,
-    pointer_at,
-    prefetch,
-    prefetch_to_write,
-    stack_buffer,
     store,
     store_partial,
     store_square,
@@ -40,15 +36,8 @@ from ..numba_vectors import (
     sums_of,
     zero_sums,
 )
-from .elements import (
-    convert_block,
-    element_size,
-    load_block,
-    load_values,
-    output_block,
-    store_block,
-)
-from .exponential import put_together, reduce_with, scaled, steps
+from .elements import convert_block, element_size, load_block, output_block, store_block
+from .exponential import put_lanes_together, reduce_lanes, scaled_lanes, steps
 from .precision import (
     LINE_BYTES,
     LN2,
@@ -115,7 +104,10 @@ def load_tile(tile, source, element, n_classes, n, row_stride, class_stride):
         buffer = line_buffer(zero)
         for j in range(n_classes):
             place = load_block(source + j * class_stride, element, n, buffer)
-            store(tile, j * lanes, load_values(place, 0, n))
+            if n == lanes:
+                store(tile, j * lanes, load(place, 0))
+            else:
+                store(tile, j * lanes, load_partial(place, 0, n, zero))
         return
     square = square_buffer(zero)
     for j in range(0, n_classes, lanes):
@@ -181,7 +173,7 @@ def refer_lanes_to(largest):
 @inlined
 def lane_reduce(x, reference):
     # exp(x - m) / factor as power * (1 + part), each lane relative to a maximum of its own
-    return reduce_with(subtract(x, reference.shift), reference.lowest, reference.rounder)
+    return reduce_lanes(subtract(x, reference.shift), reference.lowest, reference.rounder)
 
 
 @inlined
@@ -209,7 +201,7 @@ def lane_log1p(y):
 @inlined
 def lane_term(x, reference):
     # exp(x - m) / factor, but 0 where x = m, which adds to the count instead
-    term = put_together(lane_reduce(x, reference))
+    term = put_lanes_together(lane_reduce(x, reference))
     return clear_equal(term, subtract(x, reference.shift), reference.maximum)
 
 
@@ -283,7 +275,7 @@ def softmax_tile(tile, n_classes, reference, scales):
     scale = line_from(scales)
     for j in range(n_classes):
         reduced = lane_reduce(load(tile, j * lanes), reference)
-        store(tile, j * lanes, scaled(reduced, scale))
+        store(tile, j * lanes, scaled_lanes(reduced, scale))
 
 
 @inlined
@@ -324,7 +316,7 @@ def subtract_spread_from_tile(tile, n_classes, reference, scales, spreads, class
     for j in range(n_classes):
         x = load(tile, j * lanes)
         own = multiply(spread, weight_of(class_weights, j))
-        value = scaled(lane_reduce(x, reference), scale)
+        value = scaled_lanes(lane_reduce(x, reference), scale)
         kept = clear_equal(own, x, broadcast(minus_infinity))
         store(tile, j * lanes, subtract(value, kept))
 
@@ -336,7 +328,7 @@ def hessian_tile(tile, n_classes, reference, scales, others, totals):
     rest = line_from(others)
     total = line_from(totals)
     for j in range(n_classes):
-        p = scaled(lane_reduce(load(tile, j * lanes), reference), scale)
+        p = scaled_lanes(lane_reduce(load(tile, j * lanes), reference), scale)
         most = choose_greater(p, broadcast(half), rest, subtract(broadcast(one), p))
         store(tile, j * lanes, multiply(multiply(p, most), total))
 

@@ -17,29 +17,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..numba_vectors import (
-    Pair,
-    add,
-    broadcast,
-    choose_equal,
-    choose_greater,
-    compiled,
-    divide,
-    exact_product,
-    exact_sum,
-    fma,
-    inlined,
-    lane,
-    magnitude,
-    multiply,
-    multiply_add,
-    multiply_pairs,
-    negate,
-    ordered_sum,
-    shift_bits,
-    subtract,
-)
+from ..numba_functions import compiled, inlined
+from ..numba_scalars import fma, shift_bits
 from .precision import arithmetic, half, last_power, minus_infinity, one, real, zero
+
+
+class Pair(NamedTuple):
+    """Two numbers whose exact sum is meant; `low` is far below `value`."""
+
+    value: Any
+    low: Any
 
 
 class Transform(NamedTuple):
@@ -56,13 +43,6 @@ class TransformReference(NamedTuple):
     transform: Transform
     maximum: Any
     capped: Any
-
-
-class Gap(NamedTuple):
-    """A Pair of float64 numbers."""
-
-    value: Any
-    low: Any
 
 
 two = real(2.0)
@@ -88,29 +68,59 @@ series_terms = tuple(
 
 
 @inlined
+def exact_sum(a, b):
+    # a + b exactly (Knuth); nothing is lost of a sum that is not finite.
+    total = a + b
+    part = total - a
+    error = (a - (total - part)) + (b - part)
+    return Pair(value=total, low=error if total - total == zero else zero)
+
+
+@inlined
+def ordered_sum(a, b):
+    # The same for finite |a| >= |b| (Dekker).
+    total = a + b
+    return Pair(value=total, low=b - (total - a))
+
+
+@inlined
+def exact_product(a, b):
+    # a * b exactly, unless it is infinite or what is lost is below the normal range.
+    product = a * b
+    return Pair(value=product, low=fma(a, b, -product))
+
+
+@inlined
+def multiply_pairs(a, b):
+    # a * b to twice the digits; what is not finite has no low part.
+    product = exact_product(a.value, b.value)
+    low = product.low + fma(a.value, b.low, a.low * b.value)
+    return Pair(value=product.value, low=low if low - low == zero else zero)
+
+
+@inlined
 def pair_of(number):
     # A float64 number as a Pair.
     value = real(number)
-    return Pair(value=broadcast(value), low=broadcast(real(number - np.float64(value))))
+    return Pair(value=value, low=real(number - np.float64(value)))
 
 
 @inlined
 def inverse_of(number):
-    # 1 / number as a Pair, for a number that is not 0.
+    # 1 / number as a Pair, for a float64 number that is not 0.
     inverse = 1.0 / number
     rest = fma(-inverse, number, 1.0) / number
     value = real(inverse)
-    return Pair(value=broadcast(value), low=broadcast(real((inverse - np.float64(value)) + rest)))
+    return Pair(value=value, low=real((inverse - np.float64(value)) + rest))
 
 
 @inlined
 def invert_pair(a):
     # 1 / a to twice the digits, for a far from 0 and infinity.
-    whole = broadcast(one)
-    inverse = divide(whole, a.value)
+    inverse = one / a.value
     product = exact_product(inverse, a.value)
-    rest = subtract(subtract(subtract(whole, product.value), product.low), multiply(inverse, a.low))
-    return Pair(value=inverse, low=multiply(inverse, rest))
+    rest = ((one - product.value) - product.low) - inverse * a.low
+    return Pair(value=inverse, low=inverse * rest)
 
 
 @inlined
@@ -126,164 +136,211 @@ def make_transform(temperature, softcap):
 @inlined
 def negative_power(n):
     # 2^-n for integers n from 0 to the exponent's offset - 1.
-    return shift_bits(subtract(broadcast(power_rounder), n), mantissa_bits)
+    return shift_bits(power_rounder - n, mantissa_bits)
 
 
 @inlined
 def falling_exponential(v):
     # e^-v for v >= 0 up to twice cap_limit: v = n ln2 - r, and
     # e^r = 1 + r + r^2/2 + r^3/6 + r^4 (...), the first terms in Pairs.
-    to_integer = broadcast(rounder)
-    n = subtract(multiply_add(v.value, broadcast(log2_e), to_integer), to_integer)
+    n = fma(v.value, log2_e, rounder) - rounder
     # exact: near 0, or n is 0
-    high = subtract(multiply(n, broadcast(ln2_high)), v.value)
-    r = exact_sum(high, multiply(n, broadcast(ln2_low)))
-    r_low = subtract(r.low, v.low)
+    high = n * ln2_high - v.value
+    r = exact_sum(high, n * ln2_low)
+    r_low = r.low - v.low
     square = exact_product(r.value, r.value)
-    square_low = add(square.low, multiply(multiply(broadcast(two), r.value), r_low))
+    square_low = square.low + (two * r.value) * r_low
     cube = exact_product(square.value, r.value)
-    cube_low = add(cube.low, add(multiply(square_low, r.value), multiply(square.value, r_low)))
-    third = exact_product(cube.value, broadcast(sixth))
-    third_low = add(
-        third.low,
-        add(multiply(cube.value, broadcast(sixth_low)), multiply(cube_low, broadcast(sixth))),
-    )
-    series = broadcast(series_terms[0])
+    cube_low = cube.low + (square_low * r.value + square.value * r_low)
+    third = exact_product(cube.value, sixth)
+    third_low = third.low + (cube.value * sixth_low + cube_low * sixth)
+    series = series_terms[0]
     for k in range(1, last_power - 3):
-        series = multiply_add(series, r.value, broadcast(series_terms[k]))
-    fourth = multiply(multiply(square.value, square.value), series)
-    first_sum = ordered_sum(broadcast(one), r.value)
-    second_sum = ordered_sum(first_sum.value, multiply(square.value, broadcast(half)))
+        series = fma(series, r.value, series_terms[k])
+    fourth = (square.value * square.value) * series
+    first_sum = ordered_sum(one, r.value)
+    second_sum = ordered_sum(first_sum.value, square.value * half)
     third_sum = ordered_sum(second_sum.value, third.value)
-    low = add(
-        add(
-            add(add(first_sum.low, second_sum.low), third_sum.low),
-            add(r_low, multiply(square_low, broadcast(half))),
-        ),
-        add(third_low, fourth),
+    low = (((first_sum.low + second_sum.low) + third_sum.low) + (r_low + square_low * half)) + (
+        third_low + fourth
     )
     total = ordered_sum(third_sum.value, low)
     # in two steps: 2^-n itself may be below the normal range
-    part = subtract(add(multiply(n, broadcast(half)), to_integer), to_integer)
+    part = (n * half + rounder) - rounder
     scale = negative_power(part)
-    rest = negative_power(subtract(n, part))
-    return Pair(
-        value=multiply(multiply(total.value, scale), rest),
-        low=multiply(multiply(total.low, scale), rest),
+    rest = negative_power(n - part)
+    return Pair(value=(total.value * scale) * rest, low=(total.low * scale) * rest)
+
+
+@inlined
+def cap_exponential(x, transform):
+    # q = e^(-2|x|/c)
+    ratio = multiply_pairs(Pair(value=abs(x), low=zero), transform.inverse_cap)
+    is_near = cap_limit > ratio.value
+    return falling_exponential(
+        Pair(
+            value=two * (ratio.value if is_near else cap_limit),
+            low=two * (ratio.low if is_near else zero),
+        )
     )
 
 
 @inlined
-def cap_parts(x, transform):
-    # c tanh(x/c); q = e^(-2|x|/c) and 1 / (1 + q), from which its derivative follows.
-    none = broadcast(zero)
-    limit = broadcast(cap_limit)
-    ratio = multiply_pairs(Pair(value=magnitude(x), low=none), transform.inverse_cap)
-    double_value = multiply(broadcast(two), choose_greater(limit, ratio.value, ratio.value, limit))
-    double_low = multiply(broadcast(two), choose_greater(limit, ratio.value, ratio.low, none))
-    q = falling_exponential(Pair(value=double_value, low=double_low))
-    below = ordered_sum(broadcast(one), negate(q.value))
-    above = ordered_sum(broadcast(one), q.value)
-    inverse = invert_pair(Pair(value=above.value, low=add(above.low, q.low)))
-    tangent = multiply_pairs(Pair(value=below.value, low=subtract(below.low, q.low)), inverse)
-    capped = multiply_pairs(transform.cap, tangent)
-    signed = Pair(
-        value=choose_greater(none, x, negate(capped.value), capped.value),
-        low=choose_greater(none, x, negate(capped.low), capped.low),
-    )
-    return signed, q, inverse
+def inverse_above(q):
+    # 1 / (1 + q)
+    above = ordered_sum(one, q.value)
+    return invert_pair(Pair(value=above.value, low=above.low + q.low))
 
 
-@compiled
-def cap_logits(x, transform):
+@inlined
+def capped(x, q, transform):
     # c tanh(x/c)
-    return cap_parts(x, transform)[0]
-
-
-@compiled
-def cap_with_slope(x, transform):
-    # The same and its derivative 1 - tanh^2, which is 1 at a class that is masked.
-    masked = broadcast(minus_infinity)
-    capped, q, inverse = cap_parts(x, transform)
-    top = Pair(value=multiply(broadcast(four), q.value), low=multiply(broadcast(four), q.low))
-    slope = multiply_pairs(multiply_pairs(top, inverse), inverse)
-    return capped, Pair(
-        value=choose_equal(x, masked, broadcast(one), slope.value),
-        low=choose_equal(x, masked, broadcast(zero), slope.low),
+    below = ordered_sum(one, -q.value)
+    tangent = multiply_pairs(Pair(value=below.value, low=below.low - q.low), inverse_above(q))
+    size = multiply_pairs(transform.cap, tangent)
+    is_negative = x < zero
+    return Pair(
+        value=-size.value if is_negative else size.value,
+        low=-size.low if is_negative else size.low,
     )
+
+
+@inlined
+def slope_of_cap(x, q):
+    # Its derivative 1 - tanh^2, which is 1 at a class that is masked.
+    inverse = inverse_above(q)
+    top = Pair(value=four * q.value, low=four * q.low)
+    slope = multiply_pairs(multiply_pairs(top, inverse), inverse)
+    is_masked = x == minus_infinity
+    return Pair(
+        value=one if is_masked else slope.value,
+        low=zero if is_masked else slope.low,
+    )
+
+
+@inlined
+def cap_logit(x, transform):
+    return capped(x, cap_exponential(x, transform), transform)
 
 
 @inlined
 def transform_relative_to(maximum, temperature, softcap):
-    m = broadcast(real(maximum))
+    m = real(maximum)
     transform = make_transform(temperature, softcap)
-    capped = Pair(value=broadcast(zero), low=broadcast(zero))
+    own = Pair(value=zero, low=zero)
     if softcap != 0.0:
-        capped = cap_logits(m, transform)
-    return TransformReference(transform=transform, maximum=m, capped=capped)
+        own = cap_logit(m, transform)
+    return TransformReference(transform=transform, maximum=m, capped=own)
+
+
+@inlined
+def difference_of_logits(x, reference):
+    return exact_sum(x, -reference.maximum)
 
 
 @inlined
 def difference_of_capped(x, own, reference):
-    none = broadcast(zero)
     other = reference.capped
-    whole = exact_sum(own.value, negate(other.value))
-    whole = exact_sum(whole.value, add(whole.low, subtract(own.low, other.low)))
+    whole = exact_sum(own.value, -other.value)
+    whole = exact_sum(whole.value, whole.low + (own.low - other.low))
+    is_maximum = x == reference.maximum
     return Pair(
-        value=choose_equal(x, reference.maximum, none, whole.value),
-        low=choose_equal(x, reference.maximum, none, whole.low),
+        value=zero if is_maximum else whole.value,
+        low=zero if is_maximum else whole.low,
     )
 
 
 @inlined
-def finished_difference(x, difference, reference):
-    if reference.transform.divides:
-        difference = multiply_pairs(difference, reference.transform.inverse_temperature)
+def divided(difference, transform):
+    return multiply_pairs(difference, transform.inverse_temperature)
+
+
+@inlined
+def finished_difference(x, difference):
     # x - x: 0, or NaN for what is not finite
-    masked = broadcast(minus_infinity)
-    value = add(difference.value, subtract(x, x))
+    is_masked = x == minus_infinity
+    value = difference.value + (x - x)
     return Pair(
-        value=choose_equal(x, masked, x, value),
-        low=choose_equal(x, masked, broadcast(zero), difference.low),
+        value=x if is_masked else value,
+        low=zero if is_masked else difference.low,
     )
 
 
 @inlined
 def transformed_difference(x, reference):
     # y(x) - y(m)
-    if reference.transform.caps:
-        own = cap_logits(x, reference.transform)
-        difference = difference_of_capped(x, own, reference)
+    transform = reference.transform
+    if transform.caps:
+        difference = difference_of_capped(x, cap_logit(x, transform), reference)
     else:
-        difference = exact_sum(x, negate(reference.maximum))
-    return finished_difference(x, difference, reference)
+        difference = difference_of_logits(x, reference)
+    if transform.divides:
+        difference = divided(difference, transform)
+    return finished_difference(x, difference)
 
 
-@inlined
-def difference_with_slope(x, reference):
-    # The same with a cap, and y'(x) T.
-    own, slope = cap_with_slope(x, reference.transform)
-    difference = difference_of_capped(x, own, reference)
-    return finished_difference(x, difference, reference), slope
+# The steps of a block's transformation, each a pass of its own: all of it in one would wait for a
+# chain of operations longer than a CPU looks ahead. x is logits, and what is written are Pairs.
+
+
+@compiled
+def write_cap_exponentials(x, n, transform, values, tails):
+    for j in range(n):
+        q = cap_exponential(x[j], transform)
+        values[j] = q.value
+        tails[j] = q.low
+
+
+@compiled
+def write_capped_differences(x, q, q_tails, n, reference, values, tails):
+    for j in range(n):
+        own = capped(x[j], Pair(value=q[j], low=q_tails[j]), reference.transform)
+        difference = finished_difference(x[j], difference_of_capped(x[j], own, reference))
+        values[j] = difference.value
+        tails[j] = difference.low
+
+
+@compiled
+def turn_into_slopes(x, q, q_tails, n):
+    for j in range(n):
+        slope = slope_of_cap(x[j], Pair(value=q[j], low=q_tails[j]))
+        q[j] = slope.value
+        q_tails[j] = slope.low
+
+
+@compiled
+def write_differences(x, n, reference, values, tails):
+    for j in range(n):
+        difference = finished_difference(x[j], difference_of_logits(x[j], reference))
+        values[j] = difference.value
+        tails[j] = difference.low
+
+
+@compiled
+def divide_all(values, tails, n, transform):
+    for j in range(n):
+        quotient = divided(Pair(value=values[j], low=tails[j]), transform)
+        values[j] = quotient.value
+        tails[j] = quotient.low
 
 
 @compiled
 def transformed_gap(x, m, temperature, softcap):
-    # y(x) - y(m); where x or m is infinite what comes of their difference.
+    # y(x) - y(m), in float64; where x or m is infinite what comes of their difference.
     if softcap == 0.0:
         difference = x - m
         part = difference - x
         error = (x - (difference - part)) + (-m - part)
         quotient = difference / temperature
         if quotient - quotient != 0.0:
-            return Gap(value=quotient, low=0.0)
+            return Pair(value=quotient, low=0.0)
         remainder = fma(-quotient, temperature, difference) + error
-        return Gap(value=quotient, low=remainder / temperature)
+        return Pair(value=quotient, low=remainder / temperature)
     if x - x != 0.0 or m - m != 0.0:
-        return Gap(value=x - m, low=0.0)
+        return Pair(value=x - m, low=0.0)
     reference = transform_relative_to(m, temperature, softcap)
-    found = transformed_difference(broadcast(real(x)), reference)
-    return Gap(value=np.float64(lane(found.value, 0)), low=np.float64(lane(found.low, 0)))
+    found = transformed_difference(real(x), reference)
+    return Pair(value=np.float64(found.value), low=np.float64(found.low))
 
 
 @compiled
@@ -293,6 +350,5 @@ def transformed_value(x, temperature, softcap):
         return x
     if softcap == 0.0:
         return x / temperature
-    capped = cap_logits(broadcast(real(x)), make_transform(temperature, softcap))
-    value = np.float64(lane(capped.value, 0))
-    return (value + np.float64(lane(capped.low, 0))) / temperature
+    own = cap_logit(real(x), make_transform(temperature, softcap))
+    return (np.float64(own.value) + np.float64(own.low)) / temperature
