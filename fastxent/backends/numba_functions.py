@@ -35,6 +35,7 @@ def called(dispatcher: Any, separately: bool) -> Any:
 
         return signature.return_type(types.StarArgTuple(signature.args)), codegen
 
+    call.dispatcher = dispatcher  # with its machine code
     return call
 
 

@@ -1,0 +1,134 @@
+"""The loops of the Numba twin are vectors in machine code: packed instructions, and no calls."""
+
+from __future__ import annotations
+
+import platform
+import re
+import sys
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from fastxent.backends import numba_twin
+from fastxent.backends.needs import EVERYTHING
+from fastxent.backends.numba_functions import compiled
+from fastxent.backends.numba_scalars import IS_X86, has_feature, pointer_at
+
+pytestmark = [
+    pytest.mark.skipif(
+        not IS_X86, reason=f"reads machine code of x86-64, not {platform.machine()}"
+    ),
+    pytest.mark.skipif(not has_feature("fma"), reason="without FMA it is a call of the C library"),
+]
+
+# A loop is between a label and a jump back to it.
+LABEL = re.compile(r"^(\.\w+):")
+JUMP = re.compile(r"^\tj\w+\t(\.\w+)$")
+CALL = re.compile(r"^\tcall")
+PACKED = re.compile(r"^\tv\w+(ps|pd|ph2ps|ps2ph|d|q|dqu|dqa|wd|usdw)\t.*%[yz]mm")
+ONE_BY_ONE = re.compile(r"^\tv?(f?n?m?add|f?n?m?sub|mul|div|max|min|cvt)\w*s[sd]\t")
+
+# What is done to every class, by module, and in how many loops.
+LOOPS = {
+    "elements": {"convert_block": 3, "convert_results": 2},
+    "transforms": {
+        "write_cap_exponentials": 1, "write_capped_differences": 1, "turn_into_slopes": 1,
+        "write_differences": 1, "divide_all": 1,
+    },
+    "sums": {
+        "largest_of": 1, "shift_block": 2, "sum_reals_in": 2,
+        "sum_doubles_in": 2, "sum_dots_in": 2, "sum_below_in": 2, "write_terms": 1,
+        "write_terms_with_tails": 1, "write_multiples": 1, "write_multiples_with_tails": 1,
+        "write_masses": 1, "multiply_masses": 1, "block_is_within": 1, "first_equal": 1,
+        "write_products": 1,
+    },
+    "outputs": {
+        "block_softmax": 1, "block_softmax_minus_target": 6, "block_hessian": 1,
+        "block_hessian_product": 1, "block_label_gradient": 2, "block_log_softmax": 1,
+    },
+    "divergence": {
+        "write_distances": 1, "write_curves": 1, "write_divergences": 1,
+        "write_divergence_gradient": 1,
+    },
+}  # fmt: skip
+
+
+def loops_in(code: str) -> list[list[str]]:
+    """The instructions of the innermost loops."""
+    lines = code.splitlines()
+    found = []
+    start: dict[str, int] = {}
+    for i, line in enumerate(lines):
+        if label := LABEL.match(line):
+            start[label[1]] = i
+        elif (jump := JUMP.match(line)) and jump[1] in start:
+            found.append((start[jump[1]], i))
+    innermost = [
+        (a, b)
+        for a, b in found
+        if not any(a <= c and d <= b and (a, b) != (c, d) for c, d in found)
+    ]
+    return [lines[a:b] for a, b in innermost]
+
+
+def vector_loops(code: str) -> int:
+    """How many loops have packed instructions, no others of floats, and no call."""
+    return sum(
+        any(PACKED.match(line) for line in loop)
+        and not any(ONE_BY_ONE.match(line) or CALL.match(line) for line in loop)
+        for loop in loops_in(code)
+    )
+
+
+def code_of(function: Any) -> list[str]:
+    """The machine code of a function, for all types that it has been compiled for."""
+    codes = [each.library.get_asm_str() for each in function.dispatcher.overloads.values()]
+    assert codes, "not compiled"
+    return codes
+
+
+@pytest.fixture(scope="module", params=[32, 64], ids=["float32", "float64"])
+def twin(request: pytest.FixtureRequest) -> ModuleType:
+    kernels = numba_twin.load_twin(request.param, EVERYTHING)
+    for name in ("rows_evaluate", "rows_diverge", "rows_check_probs", "rows_describe"):
+        kernels.compile_entry(getattr(kernels, name))
+    return kernels
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "loops"),
+    [(module, name, loops) for module, names in LOOPS.items() for name, loops in names.items()],
+)
+def test_loops_over_classes_are_done_in_vectors(
+    twin: ModuleType, module: str, name: str, loops: int
+) -> None:
+    if name == "convert_results" and "float64" in str(twin.__package__):
+        loops = 0  # 16 bits are results of float32 arithmetic alone
+    function = getattr(sys.modules[f"{twin.__package__}.{module}"], name)
+    for code in code_of(function):
+        assert vector_loops(code) >= loops, code
+
+
+def test_a_loop_that_is_not_is_seen() -> None:
+    zero = 0.0
+
+    @compiled
+    def total(address, n):  # type: ignore[no-untyped-def]
+        values = pointer_at(address, zero)
+        result = 0.0
+        for j in range(n):
+            result += values[j]
+        return result
+
+    @compiled
+    def doubled(address, n):  # type: ignore[no-untyped-def]
+        values = pointer_at(address, zero)
+        for j in range(n):
+            values[j] *= 2.0
+
+    signature = "(int64, int64)"
+    for function, expected in ((total, 0), (doubled, 1)):
+        function.dispatcher.compile(signature)
+        (code,) = code_of(function)
+        assert (vector_loops(code) > 0) == bool(expected), code
