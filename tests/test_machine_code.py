@@ -114,7 +114,7 @@ def test_a_loop_that_is_not_is_seen() -> None:
     zero = 0.0
 
     @compiled
-    def total(address, n):  # type: ignore[no-untyped-def]
+    def total(address, n):
         values = pointer_at(address, zero)
         result = 0.0
         for j in range(n):
@@ -122,7 +122,7 @@ def test_a_loop_that_is_not_is_seen() -> None:
         return result
 
     @compiled
-    def doubled(address, n):  # type: ignore[no-untyped-def]
+    def doubled(address, n):
         values = pointer_at(address, zero)
         for j in range(n):
             values[j] *= 2.0

@@ -21,26 +21,15 @@ def _converts_float16() -> bool:
     return not IS_X86 or has_feature("f16c")
 
 
-def _widening(emit: Callable[[Any, Any], Any]) -> Any:
+def _converting(source: Any, result: Any, emit: Callable[[Any, Any], Any]) -> Any:
     @intrinsic
-    def widen(typingctx: Any, bits: Any) -> Any:
+    def convert(typingctx: Any, value: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             return emit(builder, arguments[0])
 
-        return types.float32(types.uint16), codegen
+        return result(source), codegen
 
-    return widen
-
-
-def _narrowing(emit: Callable[[Any, Any], Any]) -> Any:
-    @intrinsic
-    def narrow(typingctx: Any, value: Any) -> Any:
-        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            return emit(builder, arguments[0])
-
-        return types.uint16(types.float32), codegen
-
-    return narrow
+    return convert
 
 
 def _widen_float16(builder: Any, bits: Any) -> Any:
@@ -94,7 +83,7 @@ def _narrow_bfloat16(builder: Any, value: Any) -> Any:
 
 
 # From bits to a float32, and from a float32 to the bits of the nearest.
-widen_float16 = _widening(_widen_float16)
-widen_bfloat16 = _widening(_widen_bfloat16)
-narrow_float16 = _narrowing(_narrow_float16)
-narrow_bfloat16 = _narrowing(_narrow_bfloat16)
+widen_float16 = _converting(types.uint16, types.float32, _widen_float16)
+widen_bfloat16 = _converting(types.uint16, types.float32, _widen_bfloat16)
+narrow_float16 = _converting(types.float32, types.uint16, _narrow_float16)
+narrow_bfloat16 = _converting(types.float32, types.uint16, _narrow_bfloat16)

@@ -13,8 +13,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, models, register_model
 
-from .numba_scalars import call_llvm as _call
-from .numba_scalars import has_feature
+from .numba_scalars import call_llvm, has_feature
 
 _INT32 = ir.IntType(32)
 _INT64 = ir.IntType(64)
@@ -118,7 +117,7 @@ choose_greater = _choosing(">")
 
 
 def _multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
-    return _call(builder, f"llvm.fma.{_suffix(a.type)}", a.type, [a, b, c])
+    return call_llvm(builder, f"llvm.fma.{_suffix(a.type)}", a.type, [a, b, c])
 
 
 @intrinsic
@@ -222,7 +221,7 @@ def load_partial(typingctx: Any, pointer: Any, index: Any, n: Any, fill: Any) ->
         count = context.cast(builder, count, n, types.int64)
         other = context.cast(builder, other, fill, vector.real)
         address = _at(builder, place, start, vector_type)
-        return _call(
+        return call_llvm(
             builder,
             f"llvm.masked.load.{_suffix(vector_type)}.p0",
             vector_type,
@@ -244,7 +243,7 @@ def store_partial(typingctx: Any, pointer: Any, index: Any, value: Any, n: Any) 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         place, start, line, count = arguments
         count = context.cast(builder, count, n, types.int64)
-        _call(
+        call_llvm(
             builder,
             f"llvm.masked.store.{_suffix(line.type)}.p0",
             ir.VoidType(),
@@ -314,7 +313,7 @@ def load_square(
         vector_type = _vector_type(vector.real, vector.lanes)
         zeros = ir.Constant(vector_type, [0.0] * vector.lanes)
         rows = [
-            _call(
+            call_llvm(
                 builder,
                 f"llvm.masked.load.{_suffix(vector_type)}.p0",
                 vector_type,
@@ -355,7 +354,7 @@ def store_square(
             for k in range(vector.lanes)
         ]
         for k, row in enumerate(_transposed(builder, lines)):
-            _call(
+            call_llvm(
                 builder,
                 f"llvm.masked.store.{_suffix(vector_type)}.p0",
                 ir.VoidType(),
@@ -453,7 +452,7 @@ def lookup_in(real_bits: int, bits: list[int]) -> Any:
             table = builder.bitcast(ir.Constant(integers, bits), floats)
             indices = builder.bitcast(arguments[0], _integer_type(index))
             parts = [
-                _call(builder, name, floats, [table, _part(builder, indices, first, width)])
+                call_llvm(builder, name, floats, [table, _part(builder, indices, first, width)])
                 for first in range(0, index.lanes, width)
             ]
             return parts[0] if len(parts) == 1 else _joined(builder, *parts)

@@ -53,7 +53,7 @@ def row_softness(row, element, n_classes, temperature, buffer):
             count += 1 if x[k] == top.maximum else 0
             terms[k] = zero if x[k] == top.maximum else terms[k]
         part = sum_of(terms, n)
-        total_lost += part.lost + lost(total, part.value)
+        total_lost += part.value_lost + lost(total, part.value)
         total += part.value
     above = (total + total_lost) * reference.factor + (np.float64(count) - 1.0)
     # a row without a finite maximum has no softmax
@@ -136,4 +136,4 @@ def block_divergence(
             p, q, tails, partner_tails, n, real(partner.others - own.others), real(output_scale),
             pointer_at(output, zero),
         )  # fmt: skip
-    return total.value + total.lost
+    return total.value + total.value_lost

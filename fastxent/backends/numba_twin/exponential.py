@@ -27,10 +27,11 @@ from .settings import REAL_BITS
 # e^r = 1 + r + r^2 (c_2 + c_3 r + r^2 (c_4 + c_5 r + ...)): in pairs, which a CPU computes at once,
 # the chain of multiply-adds that it waits for is half as long
 _coefficients = tuple(real(float.fromhex(text)) for text in arithmetic.coefficients[0])
-even_coefficients = _coefficients[2::2][::-1]
-odd_coefficients = _coefficients[3::2][::-1]
+ends_even = len(_coefficients) % 2 == 1
+highest_pair = _coefficients[-1:] if ends_even else _coefficients[-2:]
+even_coefficients = _coefficients[2 : -len(highest_pair) : 2][::-1]
+odd_coefficients = _coefficients[3 : -len(highest_pair) : 2][::-1]
 n_pairs = len(odd_coefficients)
-ends_even = len(even_coefficients) > n_pairs
 ln2_high = real(float.fromhex(arithmetic.ln2_high))
 ln2_low = real(float.fromhex(arithmetic.ln2_low))
 log2_e = real(float.fromhex(arithmetic.log2_e))
@@ -123,16 +124,11 @@ def reduce(x, reference):
     n = reference.rounder - t
     r = fma(n, ln2_low, fma(n, ln2_high, d))
     square = r * r
-    if ends_even:
-        slope = even_coefficients[0]
-        for k in range(n_pairs):
-            pair = fma(odd_coefficients[k], r, even_coefficients[k + 1])
-            slope = fma(slope, square, pair)
-    else:
-        slope = fma(odd_coefficients[0], r, even_coefficients[0])
-        for k in range(1, n_pairs):
-            pair = fma(odd_coefficients[k], r, even_coefficients[k])
-            slope = fma(slope, square, pair)
+    slope = highest_pair[0]
+    if not ends_even:
+        slope = fma(highest_pair[1], r, slope)
+    for k in range(n_pairs):
+        slope = fma(slope, square, fma(odd_coefficients[k], r, even_coefficients[k]))
     return Reduced(power=shift_bits(t, mantissa_bits), part=fma(square, slope, r))
 
 

@@ -83,13 +83,14 @@ from .outputs import (
     block_softmax_minus_target,
     prefetch_ends,
 )
-from .precision import block_buffer, real, zero
-from .settings import PROBS, REAL_BITS, SECOND_ORDER, SMOOTHS, TRANSFORMS, WRITES
+from .precision import block_buffer, real, real_bytes, zero
+from .settings import PROBS, SECOND_ORDER, SMOOTHS, TRANSFORMS, WRITES
 from .sums import (
     Block,
     BlockSpread,
     BlockSum,
     BlockTarget,
+    Total,
     Transformed,
     block_expectation,
     block_is_within,
@@ -130,7 +131,6 @@ NAN = math.nan
 E_TO_MINUS_128 = exp(-128.0)
 least_output_scale = ldexp(0.5, least_output_exponent)
 most_output_scale = ldexp(1.0, most_output_exponent)
-lane_bytes = REAL_BITS // 8
 # Whether a gradient may be of more than softmax less a number, and label.
 MEASURES = PROBS or SMOOTHS or TRANSFORMS
 
@@ -164,13 +164,6 @@ class Share(NamedTuple):
     label: Any
     probs: Any
     spread: Any
-
-
-class Total(NamedTuple):
-    """A sum, and what rounding has lost of it."""
-
-    value: Any
-    value_lost: Any
 
 
 class Scale(NamedTuple):
@@ -518,7 +511,7 @@ def weights_from(context, j):
     # The weights of class j and those after it; NULL where there are none.
     if context.class_weights == 0:
         return 0
-    return context.class_weights + j * (REAL_BITS // 8)
+    return context.class_weights + j * real_bytes
 
 
 @inlined
@@ -1088,7 +1081,7 @@ def lanes_write(context, i, n, tile, sums, spread, reference, output, measured):
                 tile[j] = real(tile[j] - label_shares[k])
     for k in range(n):
         if exponents[k] != 0:
-            column = pointer_at(address_of(tile) + k * lane_bytes, zero)
+            column = pointer_at(address_of(tile) + k * real_bytes, zero)
             scale_values(column, context.n_classes, lanes, exponents[k])
     store_tile(
         tile, output, context.logits_element, context.n_classes, n,

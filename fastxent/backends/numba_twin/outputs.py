@@ -8,8 +8,18 @@ import numpy as np
 
 from ..numba_functions import compiled, inlined
 from ..numba_scalars import address_of, copy_line_past_caches, fma, pointer_at, prefetch_to_write
-from .precision import LINE_BYTES, block_buffer, half, line, minus_infinity, one, real, zero
-from .settings import PROBS, REAL_BITS, TRANSFORMS
+from .precision import (
+    LINE_BYTES,
+    block_buffer,
+    half,
+    line,
+    minus_infinity,
+    one,
+    real,
+    real_bytes,
+    zero,
+)
+from .settings import PROBS, TRANSFORMS
 from .sums import Transformed, first_equal, write_multiples, write_multiples_with_tails
 
 
@@ -53,7 +63,7 @@ def put_in_place(values, n, output, streams):
     j = 0
     if streams:
         # from the first whole line of memory on
-        j = min((-address_of(output) % LINE_BYTES) // (REAL_BITS // 8), n)
+        j = min((-address_of(output) % LINE_BYTES) // real_bytes, n)
         for k in range(j):
             output[k] = values[k]
         while j + line <= n:

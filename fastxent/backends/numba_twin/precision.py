@@ -127,6 +127,7 @@ ARITHMETIC: Final = {
 arithmetic = ARITHMETIC[REAL_BITS]
 real = arithmetic.real
 own_element = arithmetic.own_element
+real_bytes = REAL_BITS // 8
 line = 512 // REAL_BITS
 group = 8 * line  # whose exponentials are added before anything is added to the sums
 zero = real(0.0)

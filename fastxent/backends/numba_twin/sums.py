@@ -31,11 +31,13 @@ from .precision import (
     line,
     minus_infinity,
     real,
+    real_bytes,
     zero,
 )
 from .settings import REAL_BITS, TRANSFORMS
 from .transforms import (
     divide_all,
+    exact_sum,
     transform_relative_to,
     turn_into_slopes,
     write_cap_exponentials,
@@ -95,10 +97,9 @@ class Total(NamedTuple):
     """A sum, and what rounding has lost of it."""
 
     value: Any
-    lost: Any
+    value_lost: Any
 
 
-real_bytes = REAL_BITS // 8
 LANES: Final = 16
 eighths_buffer = stack_buffer(BLOCK // 8)
 rest_buffer = stack_buffer(9 * LANES)
@@ -220,11 +221,8 @@ def transform_block(block, maximum, temperature, softcap, wants_slopes, transfor
 
 @inlined
 def lost(a, b):
-    # a + b minus its rounded value, exactly (Knuth). An infinite sum has lost nothing.
-    total = a + b
-    part = total - a
-    error = (a - (total - part)) + (b - part)
-    return error if total - total == 0.0 else 0.0
+    # a + b minus its rounded value.
+    return exact_sum(a, b).low
 
 
 @inlined
@@ -282,8 +280,8 @@ def sum_in_lanes(eighths, eighth, rest, n_rest, sums, lanes, compensates):
     fold_lanes(sums, LANES // 8, compensates)
     fold_lanes(sums, LANES // 16, compensates)
     if compensates:
-        return Total(value=sums[0] + sums[LANES], lost=lost(sums[0], sums[LANES]))
-    return Total(value=sums[0], lost=0.0)
+        return Total(value=sums[0] + sums[LANES], value_lost=lost(sums[0], sums[LANES]))
+    return Total(value=sums[0], value_lost=0.0)
 
 
 # Sums of n values, of eight at a time as far as there are whole groups, and the rest.
@@ -294,23 +292,25 @@ def n_eighths(n):
     return n // (8 * LANES) * LANES
 
 
-@compiled
-def sum_reals_in(sums, values, n, lanes):
-    eighths = eighths_buffer(zero)
+@inlined
+def sum_values_in(sums, values, n, lanes, none, value_bytes, compensates):
+    # `none` is a 0 of the values' type.
+    eighths = eighths_buffer(none)
     eighth = n_eighths(n)
     add_eighths(values, eighth, eighths)
-    rest = pointer_at(address_of(values) + 8 * eighth * real_bytes, zero)
+    rest = pointer_at(address_of(values) + 8 * eighth * value_bytes, none)
+    return sum_in_lanes(eighths, eighth, rest, n - 8 * eighth, sums, lanes, compensates)
+
+
+@compiled
+def sum_reals_in(sums, values, n, lanes):
     # in float32 arithmetic float64 loses nothing
-    return sum_in_lanes(eighths, eighth, rest, n - 8 * eighth, sums, lanes, REAL_BITS == 64)
+    return sum_values_in(sums, values, n, lanes, zero, real_bytes, REAL_BITS == 64)
 
 
 @compiled
 def sum_doubles_in(sums, values, n, lanes):
-    eighths = eighths_buffer(0.0)
-    eighth = n_eighths(n)
-    add_eighths(values, eighth, eighths)
-    rest = pointer_at(address_of(values) + 64 * eighth, 0.0)
-    return sum_in_lanes(eighths, eighth, rest, n - 8 * eighth, sums, lanes, True)
+    return sum_values_in(sums, values, n, lanes, 0.0, 8, True)
 
 
 @inlined
@@ -473,7 +473,7 @@ def sum_but_maxima(terms, n, reference):
     top = put_together(reduce(reference.maximum, reference))
     total, count = sum_below(terms, n, top)
     rest = total.value * reference.factor
-    rest_lost = fma(total.value, reference.factor, -rest) + total.lost * reference.factor
+    rest_lost = fma(total.value, reference.factor, -rest) + total.value_lost * reference.factor
     return BlockSum(count=np.float64(count), rest=rest, rest_lost=rest_lost)
 
 
@@ -527,7 +527,9 @@ def block_target(logits, targets, class_weights, n, maximum):
         multiply_masses(masses, pointer_at(class_weights, zero), n)
     mass = sum_of_float64(masses, n)
     dot = sum_of_dots(logits, masses, n, maximum)
-    return BlockTarget(dot=dot.value, dot_lost=dot.lost, mass=mass.value, mass_lost=mass.lost)
+    return BlockTarget(
+        dot=dot.value, dot_lost=dot.value_lost, mass=mass.value, mass_lost=mass.value_lost
+    )
 
 
 @compiled
@@ -544,7 +546,7 @@ def spread_but_masked(logits, class_weights, n, maximum):
     mass = sum_of_float64(masses, n)
     dot = sum_of_dots(logits, masses, n, maximum)
     return BlockSpread(
-        dot=dot.value, dot_lost=dot.lost, mass=mass.value, mass_lost=mass.lost,
+        dot=dot.value, dot_lost=dot.value_lost, mass=mass.value, mass_lost=mass.value_lost,
         count=np.float64(count),
     )  # fmt: skip
 
@@ -565,7 +567,7 @@ def block_spread(logits, class_weights, n, maximum, mass):
     if dot.value - dot.value != 0.0:
         return spread_but_masked(logits, class_weights, n, maximum)
     return BlockSpread(
-        dot=dot.value, dot_lost=dot.lost, mass=mass, mass_lost=0.0, count=np.float64(n)
+        dot=dot.value, dot_lost=dot.value_lost, mass=mass, mass_lost=0.0, count=np.float64(n)
     )
 
 
@@ -602,12 +604,12 @@ def block_expectation(logits, tails, vectors, n, reference):
         for j in range(n):
             terms[j] = terms[j] * (m - logits[j]) if terms[j] != zero else zero
         total = sum_of(terms, n)
-        return (total.value + total.lost) * reference.factor
+        return (total.value + total.value_lost) * reference.factor
     # in float64: products with large vectors would overflow as they are added
     products = masses_buffer(0.0)
     write_products(terms, pointer_at(vectors, zero), n, reference.factor, products)
     total = sum_of_float64(products, n)
-    return total.value + total.lost
+    return total.value + total.value_lost
 
 
 @compiled
