@@ -38,7 +38,7 @@ LOOPS = {
     },
     "sums": {
         "largest_of": 1, "shift_block": 2, "sum_reals_in": 2,
-        "sum_doubles_in": 2, "sum_dots_in": 2, "sum_below_in": 2, "write_terms": 1,
+        "sum_doubles_in": 2, "sum_dots_in": 2, "sum_below_in": 3, "write_terms": 1,
         "write_terms_with_tails": 1, "write_multiples": 1, "write_multiples_with_tails": 1,
         "write_masses": 1, "multiply_masses": 1, "block_is_within": 1, "first_equal": 1,
         "write_products": 1,

@@ -63,37 +63,26 @@ def shift_bits(typingctx: Any, x: Any, n: Any) -> Any:
     return x(x, n), codegen
 
 
-def _ordered(builder: Any, bits: Any) -> Any:
-    # The bits but the sign are turned where it is set, which is its own inverse.
-    width = bits.type.width
-    turned = builder.lshr(builder.ashr(bits, bits.type(width - 1)), bits.type(1))
-    return builder.xor(bits, turned)
-
-
 @intrinsic
-def order_of(typingctx: Any, x: Any) -> Any:
-    """An integer that is ordered as x is among the floats: LLVM vectorises its maximum.
-
-    A NaN is above infinity, or below -infinity where its sign is set.
-    """
+def bits_of(typingctx: Any, x: Any) -> Any:
+    """The bits of a float, as an integer with a sign: LLVM vectorises its maximum."""
     integer = types.int32 if x.bitwidth == 32 else types.int64
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return _ordered(builder, builder.bitcast(arguments[0], _integers(x)))
+        return builder.bitcast(arguments[0], _integers(x))
 
     return integer(x), codegen
 
 
 @intrinsic
-def float_of_order(typingctx: Any, order: Any) -> Any:
-    """The float that `order_of` made an integer of."""
-    real = types.float32 if order.bitwidth == 32 else types.float64
+def float_of_bits(typingctx: Any, bits: Any) -> Any:
+    """The float of these bits."""
+    real = types.float32 if bits.bitwidth == 32 else types.float64
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        kind = ir.FloatType() if order.bitwidth == 32 else ir.DoubleType()
-        return builder.bitcast(_ordered(builder, arguments[0]), kind)
+        return builder.bitcast(arguments[0], context.get_value_type(real))
 
-    return real(order), codegen
+    return real(bits), codegen
 
 
 def _prefetching(writes: int, locality: int) -> Any:

@@ -75,7 +75,7 @@ def _terms_again(anchor: str, share: int, condition: str = "True") -> tuple[Edit
 
 
 _SUM: Final = (
-    "    return sum_but_maxima(terms, block.n, reference), block_maximum(next)\n\n\n"
+    "    return sum_but_maxima(terms, block.n, reference, not is_below), block_maximum(next)\n\n\n"
     "@compiled\ndef block_sum_with_tails("
 )
 

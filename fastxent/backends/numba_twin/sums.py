@@ -14,9 +14,9 @@ from ..context import BLOCK
 from ..numba_functions import compiled, inlined
 from ..numba_scalars import (
     address_of,
-    float_of_order,
+    bits_of,
+    float_of_bits,
     fma,
-    order_of,
     pointer_at,
     prefetch,
     prefetch_to_write,
@@ -30,6 +30,7 @@ from .precision import (
     group,
     line,
     minus_infinity,
+    nan,
     real,
     real_bytes,
     zero,
@@ -156,12 +157,15 @@ def with_logits(block, logits):
 
 @compiled
 def largest_of(values, n):
-    # -inf where there is none. A NaN may hide other values.
-    top = order_of(minus_infinity)
+    # -inf where there is none. A NaN may hide other values. As integers the floats without a sign
+    # are ordered as they are, and those with one the other way round and below.
+    top = bits_of(minus_infinity)
+    top_negative = top
     for j in range(n):
-        order = order_of(values[j])
-        top = order if order > top else top
-    return float_of_order(top)
+        bits = bits_of(values[j])
+        top = bits if bits > top else top
+        top_negative = bits if bits < top_negative else top_negative
+    return float_of_bits(top if top >= 0 else top_negative)
 
 
 @compiled
@@ -364,14 +368,27 @@ def eight_below(terms, j, apart, top):
 
 
 @inlined
+def one_more(count, term, top):
+    return np.int32(count + (1 if term >= top else 0))
+
+
+@inlined
 def add_eighths_below(terms, eighth, top, sums):
-    # add_eighths of the terms below `top`; how many are not
-    count = np.int32(0)
+    # add_eighths of the terms below `top`; how many are not (in two counts: one would be
+    # waited for)
+    a = np.int32(0)
+    b = np.int32(0)
     for k in range(eighth):
         sums[k] = eight_below(terms, k, eighth, top)
-        for c in range(8):
-            count = np.int32(count + (1 if terms[k + c * eighth] >= top else 0))
-    return count
+        a = one_more(a, terms[k], top)
+        b = one_more(b, terms[k + eighth], top)
+        a = one_more(a, terms[k + 2 * eighth], top)
+        b = one_more(b, terms[k + 3 * eighth], top)
+        a = one_more(a, terms[k + 4 * eighth], top)
+        b = one_more(b, terms[k + 5 * eighth], top)
+        a = one_more(a, terms[k + 6 * eighth], top)
+        b = one_more(b, terms[k + 7 * eighth], top)
+    return np.int32(a + b)
 
 
 @inlined
@@ -385,15 +402,20 @@ def copy_below(terms, n, top, values):
 
 @compiled
 def sum_below_in(sums, terms, n, top, lanes):
-    # The sum of the terms below that of the maximum, and how many have that. There is room for
-    # 2 * line more than n: what a loop's vectors leave over is done one by one.
+    # The sum of the terms below that of the maximum, and how many have that; of all of them where
+    # that is NaN. There is room for 2 * line more than n: what a loop's vectors leave over is done
+    # one by one.
     eighths = eighths_buffer(zero)
     rest = rest_buffer(zero)
     eighth = n_eighths(n)
     n_rest = n - 8 * eighth
     for k in range(2 * line):
         terms[n + k] = zero
-    count = add_eighths_below(terms, eighth, top, eighths)
+    count = np.int32(0)
+    if top == top:
+        count = add_eighths_below(terms, eighth, top, eighths)
+    else:
+        add_eighths(terms, eighth, eighths)
     filled = (n_rest + 2 * line - 1) // (2 * line) * (2 * line)
     first = pointer_at(address_of(terms) + 8 * eighth * real_bytes, zero)
     count += copy_below(first, filled, top, rest)
@@ -467,10 +489,11 @@ def block_terms(block, reference, terms):
 
 
 @inlined
-def sum_but_maxima(terms, n, reference):
+def sum_but_maxima(terms, n, reference, has_maximum):
     # count: how many logits equal m, as far as their terms tell; rest: the sum of the other
-    # exp(x_j - m); rest_lost: what rounding has lost of it.
-    top = put_together(reduce(reference.maximum, reference))
+    # exp(x_j - m); rest_lost: what rounding has lost of it. A comparison of each term takes half
+    # as long again, and most blocks of a long row do without.
+    top = put_together(reduce(reference.maximum, reference)) if has_maximum else nan
     total, count = sum_below(terms, n, top)
     rest = total.value * reference.factor
     rest_lost = fma(total.value, reference.factor, -rest) + total.value_lost * reference.factor
@@ -481,7 +504,8 @@ def sum_but_maxima(terms, n, reference):
 def block_sum(block, reference, next):
     terms = block_buffer(zero)
     block_terms(block, reference, terms)
-    return sum_but_maxima(terms, block.n, reference), block_maximum(next)
+    is_below = block.maximum < np.float64(reference.maximum) + reference.shift
+    return sum_but_maxima(terms, block.n, reference, not is_below), block_maximum(next)
 
 
 @compiled
@@ -489,7 +513,7 @@ def block_sum_with_tails(block, tails, reference, next):
     # block_sum of a transformed block, whose maximum is 0.
     terms = block_buffer(zero)
     write_terms_with_tails(block.logits, pointer_at(tails, zero), block.n, reference, terms)
-    return sum_but_maxima(terms, block.n, reference), block_maximum(next)
+    return sum_but_maxima(terms, block.n, reference, True), block_maximum(next)
 
 
 @compiled
