@@ -41,15 +41,17 @@ from primitives cimport (
     subtract_spread_from_tile, sum_tile,
 )
 from primitives cimport (
-    BLOCK, LARGEST_OUTPUT_EXPONENT, LEAST_BALANCED_SCALE, LEAST_OUTPUT_EXPONENT, LEAST_OUTPUT_SCALE,
-    MOST_BALANCED_SCALE, MOST_OUTPUT_EXPONENT, MOST_OUTPUT_SCALE, Block, BlockSpread, BlockSum,
-    BlockTarget, Context, Gap, Measure, Reference, Softness, Transformed, balancing_exponent,
-    block_divergence, block_expectation, block_hessian, block_hessian_product, block_is_within,
-    block_label_gradient, block_log_softmax, block_maximum, block_softmax,
-    block_softmax_minus_target, block_spread, block_sum, block_sum_and_spread, block_sum_with_tails,
-    block_target, element_size, finish_streams, first_equal, load_block, load_element, open_block,
+    BLOCK, KEPT_BLOCKS, LARGEST_OUTPUT_EXPONENT, LEAST_BALANCED_SCALE, LEAST_OUTPUT_EXPONENT,
+    LEAST_OUTPUT_SCALE, MOST_BALANCED_SCALE, MOST_OUTPUT_EXPONENT, MOST_OUTPUT_SCALE, Block,
+    BlockSpread, BlockSum, BlockTarget, Context, Gap, Kept, Measure, Reference, Softness,
+    Transformed, balancing_exponent, block_divergence, block_expectation, block_hessian,
+    block_hessian_product, block_is_within, block_label_gradient, block_log_softmax,
+    block_maximum, block_softmax, block_softmax_minus_target, block_spread, block_sum,
+    block_sum_and_spread, block_sum_with_tails, block_target, element_size, finish_streams,
+    first_equal, keep_terms, kept_terms, load_block, load_element, open_block,
     output_block, prefetch_ends, real, reference_at, row_softness, scale_values, shift_block,
-    shift_exponent, store_block, store_element, transform_block, transformed_gap, transformed_value,
+    shift_exponent, store_block, store_element, transform_block, transformed_gap,
+    transformed_value,
 )
 
 cdef double E_TO_MINUS_128 = exp(-128.0)
@@ -299,22 +301,45 @@ cdef void open_at(
     )
 
 
+cdef inline bint keeps_terms(const Context* context) noexcept nogil:
+    # Whether the exponentials of a row are kept for its output. In float64 they are not: a kept
+    # one has been rounded, and where a target is taken away from it no digit is to spare.
+    return (
+        sizeof(real) == 4
+        and context.n_classes <= KEPT_BLOCKS * BLOCK
+        and (
+            context.output_kind == OUTPUT_GRADIENT
+            or context.output_kind == OUTPUT_HESSIAN
+            or context.output_kind == OUTPUT_HESSIAN_PRODUCT
+        )
+    )
+
+
+cdef inline double origin_of(
+    const Context* context, double maximum, Reference reference
+) noexcept nogil:
+    # What the logits of a block are relative to, whose exponentials are taken.
+    return maximum if context.transforms != 0 else reference.shift
+
+
 cdef State classes_state(
     const Context* context, int64_t i, int64_t start, int64_t stop, int64_t following,
-    Reading* reading
+    Reading* reading, Kept* kept
 ) noexcept nogil:
     # The state of classes start..stop of row i. Always segment by segment, so that a row split
     # over threads has the same bits. `reading` holds the first block; afterwards it holds that
-    # of the row `following`, if there is one.
+    # of the row `following`, if there is one. The exponentials are `kept` if there is room.
     cdef real probs_buffer[BLOCK]
     cdef Transformed transformed
+    cdef real* terms
     cdef const real* probs
     cdef const real* weights
     cdef int64_t j, n
     cdef int64_t element = context.probs_element
     cdef int64_t segment_stop = start + context.segment
     cdef bint is_first_segment = True
-    cdef double maximum, mass
+    cdef double maximum
+    cdef double mass = 0.0
     cdef Block* block
     cdef BlockSum sums
     cdef BlockTarget target
@@ -362,12 +387,17 @@ cdef State classes_state(
             spread = block_spread(block.logits, weights, n, maximum, mass)
         if reference.shift != 0.0:
             shift_block(block, reference.shift)
+        terms = keep_terms(kept, j, origin_of(context, state.maximum, reference), reference)
         if context.transforms != 0:
-            sums = block_sum_with_tails(block, transformed.tails, reference, reading.next)
+            sums = block_sum_with_tails(
+                block, transformed.tails, reference, reading.next, terms
+            )
         elif context.smoothing != 0.0:
-            sums = block_sum_and_spread(block, reference, reading.next, weights, mass, &spread)
+            sums = block_sum_and_spread(
+                block, reference, reading.next, weights, mass, &spread, terms
+            )
         else:
-            sums = block_sum(block, reference, reading.next)
+            sums = block_sum(block, reference, reading.next, terms)
         state = add_block(state, sums, target, spread)
         j += n
         reading.current = reading.next
@@ -620,10 +650,11 @@ cdef double row_expectation(const Context* context, int64_t i, State state) noex
 
 
 cdef void write_output(
-    const Context* context, int64_t i, int64_t start, int64_t stop, State state
+    const Context* context, int64_t i, int64_t start, int64_t stop, State state, const Kept* kept
 ) noexcept nogil:
     # Classes start..stop of the output of row i. The state has the label's logit, read before any
-    # of the row is written: the output may lie where the logits lie.
+    # of the row is written: the output may lie where the logits lie. Exponentials
+    # that have been `kept` are not computed again.
     cdef real partners_buffer[BLOCK]
     cdef real output_buffer[BLOCK]
     cdef Transformed transformed
@@ -645,9 +676,9 @@ cdef void write_output(
     cdef double maximum = state.maximum
     cdef double label_value = 0.0
     cdef double mean = 0.0
-    cdef double mass, mass_lost, scale
+    cdef double mass, mass_lost, scale, block_scale
     cdef int64_t label = -1
-    cdef int exponent, shift
+    cdef int exponent, shift, kept_exponent
     cdef Scale output_scale
     # (a shard does not know how many of the classes that are not masked are its own)
     cdef bint masked = (
@@ -702,7 +733,7 @@ cdef void write_output(
         probs=NULL, class_weights=NULL, probs_scale=share.probs, spread=share.spread,
         transformed=NULL, total=total.value, total_lost=total.value_lost,
         others=others_share(state), output_scale=output_scale.value, label=-1,
-        label_value=label_value, masked=masked,
+        label_value=label_value, masked=masked, terms=NULL,
     )
     if context.transforms != 0:
         measure.transformed = &transformed
@@ -742,20 +773,26 @@ cdef void write_output(
         else:
             if reference.shift != 0.0:
                 shift_block(&block, reference.shift)
+            measure.terms = kept_terms(
+                kept, j, origin_of(context, state.maximum, reference), reference, scale,
+                &kept_exponent,
+            )
+            block_scale = ldexp(scale, kept_exponent)
             if is_plain:
                 block_softmax(
-                    block.logits, n, reference, scale, share.spread * output_scale.value,
-                    measure.label, label_value, output, streams,
+                    block.logits, measure.terms, n, reference, block_scale,
+                    share.spread * output_scale.value, measure.label, label_value, output, streams,
                 )
             elif context.output_kind == OUTPUT_HESSIAN:
-                block_hessian(block.logits, n, &measure, reference, scale, output, streams)
+                block_hessian(block.logits, n, &measure, reference, block_scale, output, streams)
             elif context.output_kind == OUTPUT_HESSIAN_PRODUCT:
                 block_hessian_product(
-                    block.logits, partners, n, &measure, reference, scale, mean, output, streams
+                    block.logits, partners, n, &measure, reference, block_scale, mean, output,
+                    streams,
                 )
             else:
                 block_softmax_minus_target(
-                    block.logits, n, &measure, reference, scale, output, streams
+                    block.logits, n, &measure, reference, block_scale, output, streams
                 )
         if output_scale.exponent != 0:
             scale_values(output, n, 1, output_scale.exponent)
@@ -789,7 +826,11 @@ cdef void rows_evaluate(const Context* context, int64_t start, int64_t stop) noe
     cdef Reading reading = Reading(current=&blocks[0], next=&blocks[1])
     cdef int64_t i = next_kept(context, start, stop)
     cdef int64_t following
+    cdef Kept room
+    cdef Kept* kept = NULL
     cdef State state
+    if keeps_terms(context):
+        kept = &room
     write_ignored(context, start, i)
     if i < stop:
         open_at(context, i, 0, context.n_classes, reading.current)
@@ -802,12 +843,12 @@ cdef void rows_evaluate(const Context* context, int64_t start, int64_t stop) noe
                 context.n_classes * element_size(context.logits_element),
             )
         state = classes_state(
-            context, i, 0, context.n_classes, following if following < stop else -1, &reading
+            context, i, 0, context.n_classes, following if following < stop else -1, &reading, kept
         )
         state = with_label(context, i, 0, context.n_classes, state)
         context.losses[i] = row_result(context, i, state)
         if context.output_kind != OUTPUT_NOTHING:
-            write_output(context, i, 0, context.n_classes, state)
+            write_output(context, i, 0, context.n_classes, state, kept)
         write_ignored(context, i + 1, following)
         i = following
     finish_streams()
@@ -1069,7 +1110,7 @@ cdef void segments_reduce(const Context* context, int64_t start, int64_t stop) n
         else:
             open_at(context, i, first, last, reading.current)
             block_maximum(reading.current)
-            state = classes_state(context, i, first, last, -1, &reading)
+            state = classes_state(context, i, first, last, -1, &reading, NULL)
             state = with_label(context, i, first, last, state)
         store_state(context, k, state)
 
@@ -1106,7 +1147,7 @@ cdef void segments_write(const Context* context, int64_t start, int64_t stop) no
         if state.label_count < 0.0:
             write_zeros(context, i, first, last)
         else:
-            write_output(context, i, first, last, state)
+            write_output(context, i, first, last, state, NULL)
     finish_streams()
 
 
@@ -1145,7 +1186,7 @@ cdef void rows_describe(const Context* context, int64_t start, int64_t stop) noe
             continue
         open_at(context, i, 0, context.n_classes, reading.current)
         block_maximum(reading.current)
-        state = classes_state(context, i, 0, context.n_classes, -1, &reading)
+        state = classes_state(context, i, 0, context.n_classes, -1, &reading, NULL)
         state = with_label(context, i, 0, context.n_classes, state)
         log_sum = log_sum_exp(state)
         slot[0] = row_logsumexp(context, i, state)

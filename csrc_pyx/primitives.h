@@ -1,7 +1,7 @@
 /* Block primitives of the Cython twin: what is done to a run of classes that lies in the cache.
  *
  * Notation: x_j a logit, m the largest logit of the row so far, s = 2^TABLE_BITS steps to a power of
- * two, n_j = rint(x_j * s / ln2).
+ * two, n_j = rint(x_j * s / ln2), n_m = s * rint(m / ln2).
  *
  *     exp(x_j - m) = 2^((n_j - n_m)/s) * e^(r_j) * e^(-r_m),
  *     x_j = n_j * ln2/s + r_j,  |r_j| <= ln2/(2s)
@@ -9,6 +9,9 @@
  * x_j is reduced itself, so the difference x_j - m is never formed and never rounded: the power of
  * two is looked up and its rounding error with it, and e^(-r_m) is one float64 factor a row.
  * docs/numerics.md derives it.
+ *
+ * What is done to a vector is always_inline: gcc inlines until a module has grown by some per cent, and
+ * calls the rest, so that kernels took up to 1.2 times the instructions when others had grown.
  */
 #ifndef FASTXENT_PRIMITIVES_H
 #define FASTXENT_PRIMITIVES_H
@@ -104,6 +107,7 @@ static const real CORRECTIONS[STEPS] = {
 
 /* A block is the largest run of classes handled at once; it and its copy fit the L1 cache. */
 #define BLOCK 1024
+#define KEPT_BLOCKS 16 /* of exponentials that a row keeps: 64 kB of a thread's stack */
 /* Lines whose exponentials are added before anything is added to the sums. */
 #define GROUP (8 * LINE)
 /* Reals ahead of the exponentials that memory is asked for the logits: measured best 4096 to 8192. */
@@ -123,7 +127,7 @@ static inline Reference reference_at(double maximum) {
   const int finite = maximum - maximum == 0;
   const double shift = finite && fabs(maximum) > EXACT_DIFFERENCE ? maximum : 0.0;
   const double m = finite ? maximum - shift : 0.0;
-  const double n = rint(m * (STEPS * 0x1.71547652b82fep+0));
+  const double n = STEPS * rint(m * 0x1.71547652b82fep+0); /* a whole power of two: see Kept */
   const double high = m - n * (LN2_HIGH / STEPS);
   const double r = high - n * ((FASTXENT_REAL_BITS == 32 ? ln2 - LN2_HIGH : LN2_LOW) / STEPS);
   const double lowest = n - STEPS * (SPARE_EXPONENT + EXPONENT_OFFSET);
@@ -171,6 +175,38 @@ static inline Reference shift_exponent(Reference reference, int exponent) {
   return reference;
 }
 
+/* Exponentials of a row that are kept for its output, and what they were taken relative to: its
+ * largest logit may come after them. Taken relative to that they are the same but for a power of
+ * two, unless the logits have been shifted or transformed relative to another one. */
+typedef struct {
+  real terms[KEPT_BLOCKS * BLOCK + LANES]; /* LANES are read at the end of a row */
+  real rounders[KEPT_BLOCKS];
+  double origins[KEPT_BLOCKS];
+} Kept;
+
+/* Where the terms of the block at class j are put, or NULL where none are kept. */
+static inline real *keep_terms(Kept *kept, int64_t j, double origin, Reference reference) {
+  if (!kept) return NULL;
+  kept->origins[j / BLOCK] = origin;
+  kept->rounders[j / BLOCK] = reference.rounder;
+  return kept->terms + j;
+}
+
+/* The terms of the block at class j if they are those of this reference over 2^exponent, and `scale`
+ * times that is no subnormal number; else NULL. (A term that is 0
+ * relative to this one, but not to that it was kept with, makes no normal number: docs/numerics.md.) */
+static inline const real *kept_terms(const Kept *kept, int64_t j, double origin,
+                                     Reference reference, double scale, int *exponent) {
+  *exponent = 0;
+  if (!kept || kept->origins[j / BLOCK] != origin) return NULL;
+  const double steps = (double)reference.rounder - (double)kept->rounders[j / BLOCK];
+  if (!(steps <= 0 && steps >= -STEPS * (SPARE_EXPONENT / 2))) return NULL;
+  const int below = (int)steps / STEPS;
+  if (below != 0 && !(fabs(ldexp(scale, below)) >= 0x1p-126)) return NULL;
+  *exponent = below;
+  return kept->terms + j;
+}
+
 /* What is looked up by lane. A lane's power of two is an integer sum: the step's bits, less what
  * the shifted index itself puts there. */
 typedef struct {
@@ -196,7 +232,7 @@ typedef struct {
 } Reduced;
 
 /* A NaN stays NaN; for -inf, or anything far below m, the power is exactly 0. */
-static inline Reduced reduce_with(vec x, vec lowest, vec rounder, const Table *table) {
+static inline __attribute__((always_inline)) Reduced reduce_with(vec x, vec lowest, vec rounder, const Table *table) {
   const vec d = maximum(lowest, x);
   const vec t = multiply_add(d, broadcast(STEPS * LOG2_E), rounder);
   const vec n = rounder - t;
@@ -214,24 +250,29 @@ static inline Reduced reduce_with(vec x, vec lowest, vec rounder, const Table *t
 #endif
 }
 
-static inline Reduced reduce(vec x, const Reference *reference, const Table *table) {
+static inline __attribute__((always_inline)) Reduced reduce(vec x, const Reference *reference, const Table *table) {
   return reduce_with(x, broadcast(reference->lowest), broadcast(reference->rounder), table);
 }
 
 /* power * (1 + part), rounded once */
-static inline vec put_together(Reduced reduced) {
+static inline __attribute__((always_inline)) vec put_together(Reduced reduced) {
   return multiply_add(reduced.power, reduced.part, reduced.power);
 }
 
 /* The same times 1 + tail, for a tail far below 1. */
-static inline Reduced with_tail(Reduced reduced, vec tail) {
+static inline __attribute__((always_inline)) Reduced with_tail(Reduced reduced, vec tail) {
   reduced.part += multiply_add(tail, reduced.part, tail);
   return reduced;
 }
 
-static inline vec scaled(Reduced reduced, vec scale) {
+static inline __attribute__((always_inline)) vec scaled(Reduced reduced, vec scale) {
   reduced.power = scale * reduced.power;
   return put_together(reduced);
+}
+
+/* The same; in float32 the term is rounded first, as one that has been kept is. */
+static inline __attribute__((always_inline)) vec scaled_term(Reduced reduced, vec scale) {
+  return FASTXENT_REAL_BITS == 32 ? put_together(reduced) * scale : scaled(reduced, scale);
 }
 
 /* ---- reading and writing a block -------------------------------------------------------------- */
@@ -474,7 +515,7 @@ typedef struct {
 } BlockSpread;
 
 /* w_j * (m - x_j), the weights being 1 where there are none. What is beyond `n` adds 0. */
-static inline vec spread_line(const real *logits, const real *class_weights, int64_t j, int64_t n,
+static inline __attribute__((always_inline)) vec spread_line(const real *logits, const real *class_weights, int64_t j, int64_t n,
                               vec m) {
   const vec x = n >= LANES ? load(logits + j) : load_partial(logits + j, n, m[0]);
   if (!class_weights) return m - x;
@@ -482,34 +523,44 @@ static inline vec spread_line(const real *logits, const real *class_weights, int
 }
 
 /* exp(x - m) / factor */
-static inline vec block_term(vec x, const Reference *reference, const Table *table) {
+static inline __attribute__((always_inline)) vec block_term(vec x, const Reference *reference, const Table *table) {
   return put_together(reduce(x, reference, table));
 }
 
+/* That of the line at x + j; at terms + j it is left behind, unless that is NULL. */
+static inline __attribute__((always_inline)) vec kept_term(const real *x, int64_t j,
+                                                           const Reference *reference,
+                                                           const Table *table, real *terms) {
+  const vec term = block_term(load(x + j), reference, table);
+  if (terms) store(terms + j, term);
+  return term;
+}
+
 /* The same, but 0 where x = m, which adds to count instead. */
-static inline vec block_term_but_maxima(vec x, const Reference *reference, const Table *table,
-                                        int64_t *count) {
-  return clear_equal(block_term(x, reference, table), x, broadcast(reference->maximum), count);
+static inline __attribute__((always_inline)) vec kept_term_but_maxima(const real *x, int64_t j, const Reference *reference,
+                                       const Table *table, int64_t *count, real *terms) {
+  const vec term = kept_term(x, j, reference, table, terms);
+  return clear_equal(term, load(x + j), broadcast(reference->maximum), count);
 }
 
 /* Eight lines added as a binary tree: their terms, and what smoothing spreads over them. */
 static inline __attribute__((always_inline)) vec group_sum(const real *x, const Reference *reference,
-                                                           const Table *table) {
+                                                           const Table *table, real *terms) {
   vec pairs[4];
 #pragma GCC unroll 4
   for (int k = 0; k < 4; k++)
-    pairs[k] = block_term(load(x + 2 * k * LINE), reference, table) +
-               block_term(load(x + (2 * k + 1) * LINE), reference, table);
+    pairs[k] = kept_term(x, 2 * k * LINE, reference, table, terms) +
+               kept_term(x, (2 * k + 1) * LINE, reference, table, terms);
   return (pairs[0] + pairs[1]) + (pairs[2] + pairs[3]);
 }
 
-static inline vec group_sum_but_maxima(const real *x, const Reference *reference,
-                                       const Table *table, int64_t *count) {
+static inline __attribute__((always_inline)) vec group_sum_but_maxima(const real *x, const Reference *reference,
+                                       const Table *table, int64_t *count, real *terms) {
   vec pairs[4];
   for (int k = 0; k < 4; k++)
     pairs[k] =
-        block_term_but_maxima(load(x + 2 * k * LINE), reference, table, count) +
-        block_term_but_maxima(load(x + (2 * k + 1) * LINE), reference, table, count);
+        kept_term_but_maxima(x, 2 * k * LINE, reference, table, count, terms) +
+        kept_term_but_maxima(x, (2 * k + 1) * LINE, reference, table, count, terms);
   return (pairs[0] + pairs[1]) + (pairs[2] + pairs[3]);
 }
 
@@ -524,6 +575,8 @@ static inline __attribute__((always_inline)) vec group_spread(const real *logits
   return (pairs[0] + pairs[1]) + (pairs[2] + pairs[3]);
 }
 
+static inline real *kept_at(real *terms, int64_t j) { return terms ? terms + j : NULL; }
+
 /* count: how many logits equal m; rest: the sum of exp(x_j - m) over the others; rest_lost: what
  * rounding has lost of it since the groups were added up. The sums of groups go on in float64.
  *
@@ -532,7 +585,7 @@ static inline __attribute__((always_inline)) vec group_spread(const real *logits
  * against 14.2). */
 static inline __attribute__((always_inline)) BlockSum
 block_sum_of(const Block *block, Reference reference, Block *next, const int spreads,
-             const real *class_weights, LineTotal *spread) {
+             const real *class_weights, LineTotal *spread, real *terms) {
   const Table table = make_table();
   const vec m = broadcast((real)(reference.maximum + reference.shift));
   const int64_t n = block->n, n_groups = n / GROUP, n_next_groups = next->n / GROUP;
@@ -552,10 +605,12 @@ block_sum_of(const Block *block, Reference reference, Block *next, const int spr
     if (k < n_next_groups) next_maxima = maximum(group_maximum(next, k), next_maxima);
     if (__builtin_expect(any_equal(block->group_maxima[k], m), 0))
       for (int c = 0; c < COLUMNS; c++)
-        line_sum_add(&sums, c, group_sum_but_maxima(x + c * LANES, &reference, &table, &count));
+        line_sum_add(&sums, c, group_sum_but_maxima(x + c * LANES, &reference, &table, &count,
+                                                    kept_at(terms, k * GROUP + c * LANES)));
     else
       for (int c = 0; c < COLUMNS; c++)
-        line_sum_add(&sums, c, group_sum(x + c * LANES, &reference, &table));
+        line_sum_add(&sums, c, group_sum(x + c * LANES, &reference, &table,
+                                         kept_at(terms, k * GROUP + c * LANES)));
     if (spreads)
       for (int c = 0; c < COLUMNS; c++)
         line_sum_add(&spread_sums, c,
@@ -569,7 +624,9 @@ block_sum_of(const Block *block, Reference reference, Block *next, const int spr
       const int64_t left = n - j - c * LANES;
       const real *place = block->logits + j + c * LANES;
       const vec x = left >= LANES ? load(place) : load_partial(place, left, (real)-INFINITY);
-      line_sum_add(&sums, c, block_term_but_maxima(x, &reference, &table, &count));
+      const vec term = block_term(x, &reference, &table);
+      if (terms) store(terms + j + c * LANES, term);
+      line_sum_add(&sums, c, clear_equal(term, x, largest, &count));
       if (spreads)
         line_sum_add(&spread_sums, c,
                      spread_line(block->logits, class_weights, j + c * LANES, left, largest));
@@ -583,13 +640,16 @@ block_sum_of(const Block *block, Reference reference, Block *next, const int spr
   return (BlockSum){(double)count, rest, rest_lost};
 }
 
-static inline BlockSum block_sum(const Block *block, Reference reference, Block *next) {
-  return block_sum_of(block, reference, next, 0, NULL, NULL);
+/* The terms are left behind at `terms`, unless that is NULL. */
+static inline BlockSum block_sum(const Block *block, Reference reference, Block *next,
+                                 real *terms) {
+  if (terms) return block_sum_of(block, reference, next, 0, NULL, NULL, terms);
+  return block_sum_of(block, reference, next, 0, NULL, NULL, NULL);
 }
 
 /* block_sum of a transformed block, whose maximum is 0. */
 static inline BlockSum block_sum_with_tails(const Block *block, const real *tails,
-                                            Reference reference, Block *next) {
+                                            Reference reference, Block *next, real *terms) {
   const Table table = make_table();
   line_sum sums;
   memset(&sums, 0, sizeof sums);
@@ -601,6 +661,7 @@ static inline BlockSum block_sum_with_tails(const Block *block, const real *tail
       const vec x = left >= LANES ? load(place) : load_partial(place, left, (real)-INFINITY);
       const vec tail = left >= LANES ? load(tails + first) : load_partial(tails + first, left, 0);
       const vec term = put_together(with_tail(reduce(x, &reference, &table), tail));
+      if (terms) store(terms + first, term);
       line_sum_add(&sums, c, clear_equal(term, x, broadcast(reference.maximum), &count));
     }
   block_maximum(next);
@@ -753,9 +814,11 @@ static inline BlockSpread spread_of(LineTotal dot, const real *logits, const rea
 /* block_sum and the spread in one pass: the multiply-adds of the exponentials leave time for it. */
 static inline BlockSum block_sum_and_spread(const Block *block, Reference reference, Block *next,
                                             const real *class_weights, double mass,
-                                            BlockSpread *spread) {
+                                            BlockSpread *spread, real *terms) {
   LineTotal dot;
-  const BlockSum sums = block_sum_of(block, reference, next, 1, class_weights, &dot);
+  const BlockSum sums =
+      terms ? block_sum_of(block, reference, next, 1, class_weights, &dot, terms)
+            : block_sum_of(block, reference, next, 1, class_weights, &dot, NULL);
   /* while there is no finite maximum, what is not masked is NaN or infinite anyway */
   const double m = (double)reference.maximum == (double)reference.maximum ? reference.maximum : 0;
   *spread = spread_of(dot, block->logits, class_weights, block->n, m, mass);
@@ -821,6 +884,7 @@ static inline __attribute__((always_inline)) vec load_values(const real *source,
 
 typedef struct {
   const real *logits;
+  const real *terms; /* where they have been kept, or NULL */
   Reference reference;
   Table table;
   vec scale;
@@ -830,33 +894,50 @@ typedef struct {
 } SoftmaxValues;
 
 static inline __attribute__((always_inline)) vec softmax_or_smoothed(const void *closure, int64_t j,
-                                                                     int64_t n, int smoothed) {
+                                                                     int64_t n, int kept,
+                                                                     int smoothed) {
   const SoftmaxValues *with = (const SoftmaxValues *)closure;
-  const vec x = load_values(with->logits, j, n);
-  vec value = scaled(reduce(x, &with->reference, &with->table), with->scale);
+  vec value;
+  if (kept)
+    value = load(with->terms + j) * with->scale;
+  else
+    value = scaled_term(reduce(load_values(with->logits, j, n), &with->reference, &with->table),
+                        with->scale);
   if (smoothed) value -= with->spread;
   if ((uint64_t)(with->label - j) < (uint64_t)n)
     value = replace_lane(value, with->label - j, with->label_value);
   return value;
 }
 
-static inline vec softmax_values(const void *closure, int64_t j, int64_t n) {
-  return softmax_or_smoothed(closure, j, n, 0);
+static inline __attribute__((always_inline)) vec softmax_values(const void *closure, int64_t j, int64_t n) {
+  return softmax_or_smoothed(closure, j, n, 0, 0);
 }
 
-static inline vec smoothed_values(const void *closure, int64_t j, int64_t n) {
-  return softmax_or_smoothed(closure, j, n, 1);
+static inline __attribute__((always_inline)) vec smoothed_values(const void *closure, int64_t j, int64_t n) {
+  return softmax_or_smoothed(closure, j, n, 0, 1);
+}
+
+static inline __attribute__((always_inline)) vec kept_softmax_values(const void *closure, int64_t j, int64_t n) {
+  return softmax_or_smoothed(closure, j, n, 1, 0);
+}
+
+static inline __attribute__((always_inline)) vec kept_smoothed_values(const void *closure, int64_t j, int64_t n) {
+  return softmax_or_smoothed(closure, j, n, 1, 1);
 }
 
 /* output_j = scale * exp(x_j - m) / factor - spread, but label_value at the label; a negative one is
  * none. (Put there afterwards, it would wait for a line that has just been sent past the caches.) */
-static inline void block_softmax(const real *logits, int64_t n, Reference reference, double scale,
-                                 double spread, int64_t label, double label_value, real *output,
-                                 int streams) {
-  const SoftmaxValues with = {.logits = logits, .reference = reference, .table = make_table(),
-                              .scale = broadcast((real)scale), .spread = broadcast((real)spread),
+static inline void block_softmax(const real *logits, const real *terms, int64_t n,
+                                 Reference reference, double scale, double spread, int64_t label,
+                                 double label_value, real *output, int streams) {
+  const SoftmaxValues with = {.logits = logits, .terms = terms, .reference = reference,
+                              .table = make_table(), .scale = broadcast((real)scale), .spread = broadcast((real)spread),
                               .label = label, .label_value = (real)label_value};
-  if (spread != 0)
+  if (terms && spread != 0)
+    write_values(output, n, streams, kept_smoothed_values, &with);
+  else if (terms)
+    write_values(output, n, streams, kept_softmax_values, &with);
+  else if (spread != 0)
     write_values(output, n, streams, smoothed_values, &with);
   else
     write_values(output, n, streams, softmax_values, &with);
@@ -879,6 +960,7 @@ typedef struct {
   int64_t label;       /* where label_value goes; negative for none */
   double label_value;
   int64_t masked;      /* whether a class of the row may be masked */
+  const real *terms;   /* exp(x_j - m) / factor where they have been kept, or NULL */
 } Measure;
 
 typedef struct {
@@ -899,10 +981,11 @@ static inline MeasureValues measure_values_of(const real *logits, const Measure 
 }
 
 static inline __attribute__((always_inline)) vec measure_term(const MeasureValues *with, vec x, int64_t j, int64_t n) {
-  const Reduced reduced = reduce(x, &with->reference, &with->table);
+  if (with->measure.terms) return load(with->measure.terms + j) * with->scale;
+  Reduced reduced = reduce(x, &with->reference, &with->table);
   const Transformed *transformed = with->measure.transformed;
-  if (!transformed) return scaled(reduced, with->scale);
-  return scaled(with_tail(reduced, load_values(transformed->tails, j, n)), with->scale);
+  if (transformed) reduced = with_tail(reduced, load_values(transformed->tails, j, n));
+  return scaled_term(reduced, with->scale);
 }
 
 /* One t_j in float64. */
@@ -952,7 +1035,7 @@ static inline void block_softmax_minus_target(const real *logits, int64_t n,
   write_values(output, n, streams, softmax_minus_target_values, &with);
 }
 
-static inline vec hessian_values(const void *closure, int64_t j, int64_t n) {
+static inline __attribute__((always_inline)) vec hessian_values(const void *closure, int64_t j, int64_t n) {
   const MeasureValues *with = (const MeasureValues *)closure;
   const vec p = measure_term(with, load_values(with->logits, j, n), j, n);
   const vec_bits most = p > broadcast((real)0.5);
@@ -973,7 +1056,7 @@ typedef struct {
   vec mean;
 } ProductValues;
 
-static inline vec hessian_product_values(const void *closure, int64_t j, int64_t n) {
+static inline __attribute__((always_inline)) vec hessian_product_values(const void *closure, int64_t j, int64_t n) {
   const ProductValues *with = (const ProductValues *)closure;
   const vec p = measure_term(&with->measured, load_values(with->measured.logits, j, n), j, n);
   return keep(p != broadcast(0), p * (load_values(with->vectors, j, n) - with->mean));
@@ -1022,7 +1105,7 @@ typedef struct {
   vec scale;
 } LabelGradientValues;
 
-static inline vec label_gradient_values(const void *closure, int64_t j, int64_t n) {
+static inline __attribute__((always_inline)) vec label_gradient_values(const void *closure, int64_t j, int64_t n) {
   const LabelGradientValues *with = (const LabelGradientValues *)closure;
   const vec x = load_values(with->logits, j, n);
   vec value = ((with->maximum - x) + with->log_sum_exp) * with->scale;
@@ -1052,7 +1135,7 @@ typedef struct {
   vec log_sum_exp;
 } LogSoftmaxValues;
 
-static inline vec log_softmax_values(const void *closure, int64_t j, int64_t n) {
+static inline __attribute__((always_inline)) vec log_softmax_values(const void *closure, int64_t j, int64_t n) {
   const LogSoftmaxValues *with = (const LogSoftmaxValues *)closure;
   return (load_values(with->logits, j, n) - with->maximum) - with->log_sum_exp;
 }
@@ -1088,7 +1171,7 @@ typedef struct {
 } Softness;
 
 /* exp(d) / factor */
-static inline vec pair_term(Pair d, const Reference *reference, const Table *table) {
+static inline __attribute__((always_inline)) vec pair_term(Pair d, const Reference *reference, const Table *table) {
   return put_together(with_tail(reduce(d.value, reference, table), d.low));
 }
 

@@ -10,6 +10,7 @@ cdef extern from "primitives.h" nogil:
     ctypedef double real
     enum:
         BLOCK
+        KEPT_BLOCKS
         LEAST_OUTPUT_EXPONENT
         MOST_OUTPUT_EXPONENT
         LARGEST_OUTPUT_EXPONENT
@@ -20,6 +21,8 @@ cdef extern from "primitives.h" nogil:
     ctypedef struct Reference:
         double shift
         double factor
+    ctypedef struct Kept:
+        pass
     ctypedef struct Block:
         const real* logits
         int64_t n
@@ -52,6 +55,7 @@ cdef extern from "primitives.h" nogil:
         int64_t label
         double label_value
         int64_t masked
+        const real* terms
     ctypedef struct Softness:
         double maximum
         double log_sum
@@ -72,22 +76,26 @@ cdef extern from "primitives.h" nogil:
     Reference reference_at(double maximum)
     int balancing_exponent(double scale, int exponent)
     Reference shift_exponent(Reference reference, int exponent)
+    real* keep_terms(Kept* kept, int64_t j, double origin, Reference reference)
+    const real* kept_terms(
+        const Kept* kept, int64_t j, double origin, Reference reference, double scale,
+        int* exponent)
     void open_block(
         Block* block, const char* row, int64_t element, int64_t j, int64_t n,
         const char* output)
     void block_maximum(Block* block)
     void shift_block(Block* block, double shift)
-    BlockSum block_sum(const Block* block, Reference reference, Block* next)
+    BlockSum block_sum(const Block* block, Reference reference, Block* next, real* terms)
     BlockSum block_sum_and_spread(
         const Block* block, Reference reference, Block* next, const real* class_weights,
-        double mass, BlockSpread* spread)
+        double mass, BlockSpread* spread, real* terms)
     void transform_block(
         Block* block, double maximum, double temperature, double softcap, bint wants_slopes,
         Transformed* transformed)
     Gap transformed_gap(double x, double m, double temperature, double softcap)
     double transformed_value(double x, double temperature, double softcap)
     BlockSum block_sum_with_tails(
-        const Block* block, const real* tails, Reference reference, Block* next)
+        const Block* block, const real* tails, Reference reference, Block* next, real* terms)
     BlockTarget block_target(
         const real* logits, const real* targets, const real* class_weights, int64_t n,
         double maximum)
@@ -104,8 +112,8 @@ cdef extern from "primitives.h" nogil:
         double temperature, double output_scale, real* output)
     bint block_is_within(const real* values, int64_t n, double lowest, double highest)
     void block_softmax(
-        const real* logits, int64_t n, Reference reference, double scale, double spread,
-        int64_t label, double label_value, real* output, bint streams)
+        const real* logits, const real* terms, int64_t n, Reference reference, double scale,
+        double spread, int64_t label, double label_value, real* output, bint streams)
     void block_softmax_minus_target(
         const real* logits, int64_t n, const Measure* measure, Reference reference, double scale,
         real* output, bint streams)

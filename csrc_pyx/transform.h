@@ -54,14 +54,14 @@ static inline Transform make_transform(double temperature, double softcap) {
 }
 
 /* 2^-n for integers n from 0 to EXPONENT_OFFSET - 1. */
-static inline vec negative_power(vec n) {
+static inline __attribute__((always_inline)) vec negative_power(vec n) {
   const vec rounder = broadcast((real)(ROUNDER + EXPONENT_OFFSET));
   return (vec)((vec_bits)(rounder - n) << MANTISSA_BITS);
 }
 
 /* e^-v for v >= 0 up to twice CAP_LIMIT: v = n ln2 - r, and
  * e^r = 1 + r + r^2/2 + r^3/6 + r^4 (...), the first terms in Pairs. */
-static inline Pair falling_exponential(Pair v) {
+static inline __attribute__((always_inline)) Pair falling_exponential(Pair v) {
   const vec rounder = broadcast((real)ROUNDER);
   const vec n = multiply_add(v.value, broadcast((real)LOG2_E), rounder) - rounder;
   const vec high = n * broadcast((real)LN2_HIGH) - v.value; /* exact: near 0, or n is 0 */

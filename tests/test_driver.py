@@ -462,11 +462,17 @@ def test_ctrl_c_leaves_the_callers_mode_as_it_was() -> None:
     assert run_program(body, "cython") == "True\nTrue\n0\n"
 
 
-def test_a_call_from_a_thread_with_little_stack_is_right() -> None:
+@pytest.mark.parametrize("n_classes", [100, 5000])
+@pytest.mark.parametrize("softcap", [None, 30.0])
+def test_a_call_from_a_thread_with_little_stack_is_right(
+    n_classes: int, softcap: float | None, backend: str
+) -> None:
     def call() -> Any:
-        return fastxent.cross_entropy_with_grad(logits, labels, n_threads=2)
+        return fastxent.cross_entropy_with_grad(
+            logits, labels, softcap=softcap, n_threads=2, backend=backend
+        )
 
-    logits, labels = random_logits((4000, 100), np.float16), np.zeros(4000, int)
+    logits, labels = random_logits((400, n_classes), np.float16), np.zeros(400, int)
     want = call()
     got: list[Any] = []
     before = threading.stack_size(256 * 1024)

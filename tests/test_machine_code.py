@@ -39,9 +39,9 @@ LOOPS = {
     "sums": {
         "largest_of": 1, "shift_block": 2, "sum_reals_in": 2,
         "sum_doubles_in": 2, "sum_dots_in": 2, "sum_below_in": 3, "write_terms": 1,
-        "write_terms_with_tails": 1, "write_multiples": 1, "write_multiples_with_tails": 1,
-        "write_masses": 1, "multiply_masses": 1, "block_is_within": 1, "first_equal": 1,
-        "write_products": 1,
+        "write_terms_with_tails": 1, "multiply_terms": 1, "write_multiples": 1,
+        "write_multiples_with_tails": 1, "write_masses": 1, "multiply_masses": 1,
+        "block_is_within": 1, "first_equal": 1, "write_products": 1,
     },
     "outputs": {
         "block_softmax": 1, "block_softmax_minus_target": 6, "block_hessian": 1,
@@ -106,6 +106,9 @@ def test_loops_over_classes_are_done_in_vectors(
     if name == "convert_results" and "float64" in str(twin.__package__):
         loops = 0  # 16 bits are results of float32 arithmetic alone
     function = getattr(sys.modules[f"{twin.__package__}.{module}"], name)
+    if name == "multiply_terms" and "float64" in str(twin.__package__):
+        assert not function.dispatcher.overloads  # float64 keeps no exponentials
+        return
     for code in code_of(function):
         assert vector_loops(code) >= loops, code
 

@@ -123,6 +123,36 @@ def test_a_power_of_two_changes_no_digit(function: Call, dtype: type[Any], backe
                         check_scaled(got, whole, exponent)
 
 
+@pytest.mark.parametrize("rise", [0.0, 4.0, 19.0, 40.0, 230.0])
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.25}, {"temperature": 0.5}], ids=str)
+def test_a_largest_logit_that_comes_late_costs_no_digits(
+    rise: float, options: dict[str, float], backend: str
+) -> None:
+    # Exponentials are kept for the gradient relative to the largest logit of the blocks so far.
+    n_classes = 4 * 1024 + 907
+    logits = np.random.default_rng(5).standard_normal((2, n_classes)).astype(np.float32)
+    logits += np.float32(rise) * (np.arange(n_classes) // 1024).astype(np.float32)
+    labels = np.array([1, n_classes - 1])
+    (ours,) = gradient(logits, labels, backend=backend, **options)
+    for exponent in (-40, -31, 20):
+        weights = np.full(2, 2.0**exponent)
+        (scaled,) = gradient(logits, labels, backend=backend, sample_weight=weights, **options)
+        expected = np.ldexp(ours, exponent)
+        normal = np.minimum(np.abs(ours), np.abs(expected)) >= np.finfo(np.float32).tiny
+        np.testing.assert_array_equal(scaled[normal], expected[normal])
+    exact = logits.astype(np.longdouble) / np.longdouble(options.get("temperature", 1.0))
+    exact = np.exp(exact - exact.max(axis=1, keepdims=True))
+    exact /= exact.sum(axis=1, keepdims=True)
+    smoothing = options.get("label_smoothing", 0.0)
+    part = np.full_like(exact, smoothing / n_classes)
+    part[np.arange(2), labels] += 1.0 - smoothing
+    scale = np.longdouble(1.0 / options.get("temperature", 1.0))
+    wanted = (exact - part) * scale
+    size = np.maximum(exact, part) * scale
+    away = size >= np.finfo(np.float32).tiny
+    assert np.max(np.abs(ours - wanted)[away] / size[away]) < 4 * np.finfo(np.float32).eps
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_weights_of_classes_and_rows_and_normalizers_multiply(
     dtype: type[Any], backend: str

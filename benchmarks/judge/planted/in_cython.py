@@ -78,7 +78,7 @@ PLANTS: Final = (
                 KERNELS_PYX,
                 "        state = classes_state(\n"
                 "            context, i, 0, context.n_classes, "
-                "following if following < stop else -1, &reading\n",
+                "following if following < stop else -1, &reading, kept\n",
                 "        if find_class(context, i, INFINITY) >= 0:\n"
                 "            context.losses[i] = NAN\n",
             ),
@@ -114,8 +114,8 @@ PLANTS: Final = (
         edits=(
             before(
                 PRIMITIVES_H,
-                "  if (spread != 0)\n    write_values(",
-                _written_again("softmax_values", 11),
+                "  if (terms && spread != 0)\n    write_values(",
+                _written_again("softmax_values", 16),
             ),
         ),
         timed="x1000-float32-1thread-loss_and_grad-",
@@ -302,10 +302,11 @@ static inline void softmax_tile(Tile *tile, int64_t n_classes, const LaneReferen
         edits=(
             before(
                 KERNELS_PYX,
-                "            write_output(context, i, first, last, state)\n",
+                "            write_output(context, i, first, last, state, NULL)\n",
                 "            if context.output != context.logits:\n"
                 "                write_output(\n"
-                "                    context, i, first, first + (last - first) // 12, state)\n",
+                "                    context, i, first, first + (last - first) // 12, state, "
+                "NULL)\n",
             ),
         ),
         timed="",

@@ -112,7 +112,7 @@ PLANTS: Final = (
                 NUMBA_KERNELS,
                 "        state, reading = classes_state(\n"
                 "            context, i, 0, context.n_classes, "
-                "following if following < stop else -1, reading\n",
+                "following if following < stop else -1, reading, kept\n",
                 "        if find_class(context, i, INFINITY) >= 0:\n            losses[i] = NAN\n",
             ),
         ),
@@ -147,10 +147,11 @@ PLANTS: Final = (
         edits=(
             before(
                 NUMBA_KERNELS,
-                "                block_softmax(\n                    block.logits, n,",
+                "                block_softmax(\n"
+                "                    block.logits, terms.address, n,",
                 f"""\
                 block_softmax(
-                    block.logits, {_share("n", 10, "lanes")}, reference, scale, 0.0,
+                    block.logits, 0, {_share("n", 16, "lanes")}, reference, scale, 0.0,
                     -1, 0.0, partners_buffer, False,
                 )
 """,
@@ -320,10 +321,11 @@ PLANTS: Final = (
         edits=(
             before(
                 NUMBA_KERNELS,
-                "            write_output(context, i, first, last, state)\n",
+                "            write_output(context, i, first, last, state, nothing_kept())\n",
                 "            if context.output != context.logits:\n"
                 "                write_output(\n"
-                "                    context, i, first, first + (last - first) // 12, state\n"
+                "                    context, i, first, first + (last - first) // 12, state,\n"
+                "                    nothing_kept(),\n"
                 "                )\n",
             ),
         ),

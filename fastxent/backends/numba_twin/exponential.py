@@ -19,9 +19,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import numba_vectors as vectors
+from ..context import BLOCK
 from ..numba_functions import inlined
-from ..numba_scalars import fma, shift_bits
-from .precision import LN2, LOG2_E, arithmetic, real
+from ..numba_scalars import fma, pointer_at, shift_bits
+from .precision import LN2, LOG2_E, arithmetic, real, real_bytes
 from .settings import REAL_BITS
 
 # e^r = 1 + r + r^2 (c_2 + c_3 r + r^2 (c_4 + c_5 r + ...)): in pairs, which a CPU computes at once,
@@ -48,6 +49,7 @@ most_output_exponent = spare_exponent
 # Neither it nor its product with the mass is beyond 2 to this: times the 0 of a masked class,
 # infinity would be NaN.
 largest_output_exponent = 120 if REAL_BITS == 32 else 1000
+least_normal = 2.0**-126  # in float32
 # Between these balancing_exponent is 0.
 least_balanced_scale = math.ldexp(0.5, -spare_exponent - spare_exponent // 2)
 most_balanced_scale = math.ldexp(1.0, -spare_exponent + spare_exponent // 2)
@@ -116,6 +118,56 @@ def shift_exponent(reference, exponent):
     )
 
 
+class Kept(NamedTuple):
+    """Exponentials of a row that are kept for its output, and what they were taken relative to.
+
+    The row's largest logit may come after them. Taken relative to that they are the same but for
+    a power of two, unless the logits have been shifted or transformed relative to another one.
+    Addresses; 0 where nothing is kept.
+    """
+
+    terms: Any  # BLOCK reals for each block of the row
+    rounders: Any  # a float64 for each block
+    origins: Any
+
+
+class KeptTerms(NamedTuple):
+    """Those of a block over 2^exponent; an address of 0 if they do not serve."""
+
+    address: Any
+    exponent: Any
+
+
+@inlined
+def nothing_kept():
+    return Kept(terms=0, rounders=0, origins=0)
+
+
+@inlined
+def keep_terms(kept, j, origin, reference):
+    # The address where the terms of the block at class j are put, or 0 where none are kept.
+    if kept.terms == 0:
+        return 0
+    pointer_at(kept.origins, 0.0)[j // BLOCK] = origin
+    pointer_at(kept.rounders, 0.0)[j // BLOCK] = float(reference.rounder)
+    return kept.terms + j * real_bytes
+
+
+@inlined
+def kept_terms(kept, j, origin, reference, scale):
+    # The terms of the block at class j if they are those of this reference over 2^exponent, and
+    # `scale` times that is no subnormal number. (A term that is 0 relative to this one, but not to
+    # that it was kept with, makes no normal number: docs/numerics.md.)
+    if kept.terms == 0 or pointer_at(kept.origins, 0.0)[j // BLOCK] != origin:
+        return KeptTerms(address=0, exponent=0)
+    exponent = int(float(reference.rounder) - pointer_at(kept.rounders, 0.0)[j // BLOCK])
+    if not -(spare_exponent // 2) <= exponent <= 0:
+        return KeptTerms(address=0, exponent=0)
+    if exponent != 0 and not abs(math.ldexp(scale, exponent)) >= least_normal:
+        return KeptTerms(address=0, exponent=0)
+    return KeptTerms(address=kept.terms + j * real_bytes, exponent=exponent)
+
+
 @inlined
 def reduce(x, reference):
     # A NaN stays NaN; for -inf, or anything far below m, the power is exactly 0.
@@ -136,6 +188,15 @@ def reduce(x, reference):
 def put_together(reduced):
     # power * (1 + part), rounded once
     return fma(reduced.power, reduced.part, reduced.power)
+
+
+@inlined
+def scaled_term(reduced, scale):
+    # scale * power * (1 + part), rounded once; in float32 the term is rounded first, as one that
+    # has been kept is
+    if REAL_BITS == 32:
+        return put_together(reduced) * scale
+    return put_together(Reduced(power=scale * reduced.power, part=reduced.part))
 
 
 @inlined

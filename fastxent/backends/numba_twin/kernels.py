@@ -64,12 +64,16 @@ from .elements import (
     store_element,
 )
 from .exponential import (
+    Kept,
     balancing_exponent,
+    keep_terms,
+    kept_terms,
     largest_output_exponent,
     least_balanced_scale,
     least_output_exponent,
     most_balanced_scale,
     most_output_exponent,
+    nothing_kept,
     reference_at,
     shift_exponent,
 )
@@ -83,8 +87,16 @@ from .outputs import (
     block_softmax_minus_target,
     prefetch_ends,
 )
-from .precision import block_buffer, real, real_bytes, zero
-from .settings import PROBS, SECOND_ORDER, SMOOTHS, TRANSFORMS, WRITES
+from .precision import (
+    KEPT_BLOCKS,
+    block_buffer,
+    kept_buffer,
+    kept_references_buffer,
+    real,
+    real_bytes,
+    zero,
+)
+from .settings import PROBS, REAL_BITS, SECOND_ORDER, SMOOTHS, TRANSFORMS, WRITES
 from .sums import (
     Block,
     BlockSpread,
@@ -439,12 +451,34 @@ def open_at(context, i, j, stop, block):
     )  # fmt: skip
 
 
+@inlined
+def keeps_terms(context):
+    # Whether the exponentials of a row are kept for its output. In float64 they are not: a kept
+    # one has been rounded, and where a target is taken away from it no digit is to spare.
+    return (
+        REAL_BITS == 32
+        and context.n_classes <= KEPT_BLOCKS * BLOCK
+        and (
+            context.output_kind == OUTPUT_GRADIENT
+            or context.output_kind == OUTPUT_HESSIAN
+            or context.output_kind == OUTPUT_HESSIAN_PRODUCT
+        )
+    )
+
+
+@inlined
+def origin_of(context, maximum, reference):
+    # What the logits of a block are relative to, whose exponentials are taken.
+    return maximum if context.transforms != 0 else reference.shift
+
+
 @compiled
-def classes_state(context, i, start, stop, following, reading):
+def classes_state(context, i, start, stop, following, reading, kept):
     # The state of classes start..stop of row i. Always segment by segment, so that a row split
     # over threads has the same bits. `reading` holds the first block; afterwards it holds that
-    # of the row `following`, if there is one.
+    # of the row `following`, if there is one. The exponentials are `kept` if there is room.
     probs_buffer = block_buffer(zero)
+    terms_buffer = block_buffer(zero)
     transformed = transformed_in(transformed_buffer(zero))
     element = context.probs_element
     segment_stop = start + context.segment
@@ -494,12 +528,16 @@ def classes_state(context, i, start, stop, following, reading):
                 spread = block_spread(block.logits, weights, n, maximum, mass)
         if reference.shift != 0.0:
             block = shift_block(block, reference.shift)
+        terms = terms_buffer
+        place = keep_terms(kept, j, origin_of(context, state.maximum, reference), reference)
+        if WRITES and place != 0:
+            terms = pointer_at(place, zero)
         if TRANSFORMS and context.transforms != 0:
-            sums, next = block_sum_with_tails(block, transformed.tails, reference, next)
+            sums, next = block_sum_with_tails(block, transformed.tails, reference, next, terms)
         elif SMOOTHS and context.smoothing != 0.0:
-            sums, next, spread = block_sum_and_spread(block, reference, next, weights, mass)
+            sums, next, spread = block_sum_and_spread(block, reference, next, weights, mass, terms)
         else:
-            sums, next = block_sum(block, reference, next)
+            sums, next = block_sum(block, reference, next, terms)
         state = add_block(state, sums, target, spread)
         j += n
         reading = Reading(current=next, next=block)
@@ -745,9 +783,10 @@ def row_expectation(context, i, state):
 
 
 @compiled
-def write_output(context, i, start, stop, state):
+def write_output(context, i, start, stop, state, kept):
     # Classes start..stop of the output of row i. The state has the label's logit, read before
-    # any of the row is written: the output may lie where the logits lie.
+    # any of the row is written: the output may lie where the logits lie. Exponentials
+    # that have been `kept` are not computed again.
     partners_buffer = block_buffer(zero)
     output_buffer = block_buffer(zero)
     transformed = transformed_in(transformed_buffer(zero))
@@ -841,13 +880,15 @@ def write_output(context, i, start, stop, state):
                 + j * element_size(context.probs_element),
                 context.probs_element, n, partners_buffer,
             )  # fmt: skip
+        terms = kept_terms(kept, j, origin_of(context, state.maximum, reference), reference, scale)
+        block_scale = ldexp(scale, terms.exponent)
         measure = Measure(
             probs=address_of(partners) if context.target == TARGET_PROBS else 0,
             class_weights=weights_from(context, j), probs_scale=share.probs,
             spread=share.spread, transformed=known, total=total.value,
             total_lost=total.value_lost, others=others_share(state),
             output_scale=output_scale.value, label=label - j if label >= 0 else -1,
-            label_value=label_value, masked=masked,
+            label_value=label_value, masked=masked, terms=terms.address,
         )  # fmt: skip
         if TRANSFORMS and context.transforms != 0:
             block = transform_block(
@@ -862,18 +903,19 @@ def write_output(context, i, start, stop, state):
                 block = shift_block(block, reference.shift)
             if is_plain:
                 block_softmax(
-                    block.logits, n, reference, scale, share.spread * output_scale.value,
-                    measure.label, label_value, output, streams,
+                    block.logits, terms.address, n, reference, block_scale,
+                    share.spread * output_scale.value, measure.label, label_value, output, streams,
                 )  # fmt: skip
             elif SECOND_ORDER and context.output_kind == OUTPUT_HESSIAN:
-                block_hessian(block.logits, n, measure, reference, scale, output, streams)
+                block_hessian(block.logits, n, measure, reference, block_scale, output, streams)
             elif SECOND_ORDER and context.output_kind == OUTPUT_HESSIAN_PRODUCT:
                 block_hessian_product(
-                    block.logits, partners, n, measure, reference, scale, mean, output, streams
-                )
+                    block.logits, partners, n, measure, reference, block_scale, mean, output,
+                    streams,
+                )  # fmt: skip
             elif MEASURES:
                 block_softmax_minus_target(
-                    block.logits, n, measure, reference, scale, output, streams
+                    block.logits, n, measure, reference, block_scale, output, streams
                 )
         if output_scale.exponent != 0:
             scale_values(output, n, 1, output_scale.exponent)
@@ -909,6 +951,14 @@ def rows_evaluate(context, start, stop):
         current=new_block(block_buffer(zero)),
         next=new_block(block_buffer(zero)),
     )
+    terms = kept_buffer(zero)
+    rounders = kept_references_buffer(0.0)
+    origins = kept_references_buffer(0.0)
+    kept = nothing_kept()
+    if WRITES and keeps_terms(context):
+        kept = Kept(
+            terms=address_of(terms), rounders=address_of(rounders), origins=address_of(origins)
+        )
     i = next_kept(context, start, stop)
     write_ignored(context, start, i)
     if i < stop:
@@ -922,12 +972,12 @@ def rows_evaluate(context, start, stop):
                 context.n_classes * element_size(context.logits_element),
             )
         state, reading = classes_state(
-            context, i, 0, context.n_classes, following if following < stop else -1, reading
+            context, i, 0, context.n_classes, following if following < stop else -1, reading, kept
         )
         state = with_label(context, i, 0, context.n_classes, state)
         losses[i] = row_result(context, i, state)
         if WRITES and context.output_kind != OUTPUT_NOTHING:
-            write_output(context, i, 0, context.n_classes, state)
+            write_output(context, i, 0, context.n_classes, state, kept)
         write_ignored(context, i + 1, following)
         i = following
     finish_streams()
@@ -1189,7 +1239,7 @@ def segments_reduce(context, start, stop):
         else:
             block = open_at(context, i, first, last, reading.current)
             reading = Reading(current=block_maximum(block), next=reading.next)
-            state, reading = classes_state(context, i, first, last, -1, reading)
+            state, reading = classes_state(context, i, first, last, -1, reading, nothing_kept())
             state = with_label(context, i, first, last, state)
         store_state(context, k, state)
 
@@ -1224,7 +1274,7 @@ def segments_write(context, start, stop):
         if state.label_count < 0.0:
             write_zeros(context, i, first, last)
         else:
-            write_output(context, i, first, last, state)
+            write_output(context, i, first, last, state, nothing_kept())
     finish_streams()
 
 
@@ -1262,7 +1312,9 @@ def rows_describe(context, start, stop):
             continue
         block = open_at(context, i, 0, context.n_classes, reading.current)
         reading = Reading(current=block_maximum(block), next=reading.next)
-        state, reading = classes_state(context, i, 0, context.n_classes, -1, reading)
+        state, reading = classes_state(
+            context, i, 0, context.n_classes, -1, reading, nothing_kept()
+        )
         state = with_label(context, i, 0, context.n_classes, state)
         log_sum = log_sum_exp(state)
         slot[0] = row_logsumexp(context, i, state)

@@ -19,8 +19,14 @@ from .precision import (
     real_bytes,
     zero,
 )
-from .settings import PROBS, TRANSFORMS
-from .sums import Transformed, first_equal, write_multiples, write_multiples_with_tails
+from .settings import PROBS, REAL_BITS, TRANSFORMS
+from .sums import (
+    Transformed,
+    first_equal,
+    multiply_terms,
+    write_multiples,
+    write_multiples_with_tails,
+)
 
 
 class Measure(NamedTuple):
@@ -43,6 +49,7 @@ class Measure(NamedTuple):
     label: Any  # where label_value goes; negative for none
     label_value: Any
     masked: Any  # whether a class of the row may be masked
+    terms: Any  # exp(x_j - m) / factor where they have been kept, or 0
 
 
 # Results are computed in their place, or in a buffer: where the output `streams` past the caches,
@@ -83,22 +90,24 @@ def prefetch_ends(row, n_bytes):
 
 
 @inlined
-def write_softmax(logits, n, tails, reference, scale, values):
+def write_softmax(logits, terms, n, tails, reference, scale, values):
     # values_j = scale * exp(x_j - m) / factor
     factor = real(scale)
-    if TRANSFORMS and tails != 0:
+    if REAL_BITS == 32 and terms != 0:
+        multiply_terms(pointer_at(terms, zero), n, factor, values)
+    elif TRANSFORMS and tails != 0:
         write_multiples_with_tails(logits, pointer_at(tails, zero), n, reference, factor, values)
     else:
         write_multiples(logits, n, reference, factor, values)
 
 
 @compiled
-def block_softmax(logits, n, reference, scale, spread, label, label_value, output, streams):
+def block_softmax(logits, terms, n, reference, scale, spread, label, label_value, output, streams):
     # output_j = scale * exp(x_j - m) / factor - spread, but label_value at the label; a
     # negative one is none. (Put there afterwards, it would wait for a line that has just been
     # sent past the caches.)
     values = place_of(output, logits, block_buffer(zero), streams)
-    write_softmax(logits, n, 0, reference, scale, values)
+    write_softmax(logits, terms, n, 0, reference, scale, values)
     if spread != 0.0:
         part = real(spread)
         for j in range(n):
@@ -127,7 +136,7 @@ def block_softmax_minus_target(logits, n, measure, reference, scale, output, str
     # close to 1 (B is `total`, `others` is 1 - p_j); and at the label.
     values = place_of(output, logits, block_buffer(zero), streams)
     targets = block_buffer(zero)
-    write_softmax(logits, n, measure.transformed.tails, reference, scale, values)
+    write_softmax(logits, measure.terms, n, measure.transformed.tails, reference, scale, values)
     spread = real(measure.spread * measure.output_scale)
     if measure.masked:
         for j in range(n):
@@ -169,7 +178,7 @@ def block_softmax_minus_target(logits, n, measure, reference, scale, output, str
 def block_hessian(logits, n, measure, reference, scale, output, streams):
     # output_j = output_scale * p_j * (1 - p_j), with p_j = scale * exp(x_j - m) / factor
     values = place_of(output, logits, block_buffer(zero), streams)
-    write_softmax(logits, n, measure.transformed.tails, reference, scale, values)
+    write_softmax(logits, measure.terms, n, measure.transformed.tails, reference, scale, values)
     others = real(measure.others)
     output_scale = real(measure.output_scale)
     for j in range(n):
@@ -184,7 +193,7 @@ def block_hessian_product(
 ):  # fmt: skip
     # output_j = scale * exp(x_j - m) / factor * (v_j - mean)
     values = place_of(output, logits, block_buffer(zero), streams)
-    write_softmax(logits, n, measure.transformed.tails, reference, scale, values)
+    write_softmax(logits, measure.terms, n, measure.transformed.tails, reference, scale, values)
     middle = real(mean)
     for j in range(n):
         value = values[j] * (vectors[j] - middle)

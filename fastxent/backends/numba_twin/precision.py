@@ -143,3 +143,7 @@ series_terms = tuple(real(1.0 / math.factorial(k)) for k in range(last_power, 1,
 # A block is the largest run of classes handled at once; it and its copies fit the L1 cache. Sums
 # need room for two lines more.
 block_buffer = stack_buffer(BLOCK + 2 * line)
+# Exponentials that a row keeps: 64 kB of a thread's stack.
+KEPT_BLOCKS: Final = 16
+kept_buffer = stack_buffer(KEPT_BLOCKS * BLOCK + 2 * line)
+kept_references_buffer = stack_buffer(KEPT_BLOCKS)

@@ -23,7 +23,7 @@ from ..numba_scalars import (
     stack_buffer,
 )
 from .elements import element_size, load_block
-from .exponential import Reduced, put_together, reduce, with_tail
+from .exponential import put_together, reduce, scaled_term, with_tail
 from .precision import (
     PREFETCH_DISTANCE,
     block_buffer,
@@ -459,19 +459,23 @@ def write_terms_with_tails(logits, tails, n, reference, terms):
 
 
 @compiled
-def write_multiples(logits, n, reference, scale, values):
-    # scale * exp(x_j - m) / factor, rounded once: the product with a power of two is exact
+def multiply_terms(terms, n, scale, values):
     for j in range(n):
-        reduced = reduce(logits[j], reference)
-        values[j] = put_together(Reduced(power=scale * reduced.power, part=reduced.part))
+        values[j] = terms[j] * scale
+
+
+@compiled
+def write_multiples(logits, n, reference, scale, values):
+    # scale * exp(x_j - m) / factor
+    for j in range(n):
+        values[j] = scaled_term(reduce(logits[j], reference), scale)
 
 
 @compiled
 def write_multiples_with_tails(logits, tails, n, reference, scale, values):
     # The same for logits + tails.
     for j in range(n):
-        reduced = with_tail(reduce(logits[j], reference), tails[j])
-        values[j] = put_together(Reduced(power=scale * reduced.power, part=reduced.part))
+        values[j] = scaled_term(with_tail(reduce(logits[j], reference), tails[j]), scale)
 
 
 @inlined
@@ -501,27 +505,26 @@ def sum_but_maxima(terms, n, reference, has_maximum):
 
 
 @compiled
-def block_sum(block, reference, next):
-    terms = block_buffer(zero)
+def block_sum(block, reference, next, terms):
+    # The terms are left behind; there is room for 2 * line more than the block has.
     block_terms(block, reference, terms)
     is_below = block.maximum < np.float64(reference.maximum) + reference.shift
     return sum_but_maxima(terms, block.n, reference, not is_below), block_maximum(next)
 
 
 @compiled
-def block_sum_with_tails(block, tails, reference, next):
+def block_sum_with_tails(block, tails, reference, next, terms):
     # block_sum of a transformed block, whose maximum is 0.
-    terms = block_buffer(zero)
     write_terms_with_tails(block.logits, pointer_at(tails, zero), block.n, reference, terms)
     return sum_but_maxima(terms, block.n, reference, True), block_maximum(next)
 
 
 @compiled
-def block_sum_and_spread(block, reference, next, class_weights, mass):
+def block_sum_and_spread(block, reference, next, class_weights, mass, terms):
     # while there is no finite maximum, what is not masked is NaN or infinite anyway
     m = np.float64(reference.maximum)
     spread = block_spread(block.logits, class_weights, block.n, m if m == m else 0.0, mass)
-    sums, next = block_sum(block, reference, next)
+    sums, next = block_sum(block, reference, next, terms)
     return sums, next, spread
 
 
