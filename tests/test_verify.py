@@ -30,6 +30,7 @@ def plain(logits: Array, labels: Array) -> tuple[Array, Array]:
 # ---- backends ------------------------------------------------------------------------------------
 
 
+@pytest.mark.timeout(600)  # the Numba twin compiles every option: 210 s on two idle cores
 def test_backends_pass_every_quick_case_with_all_options(backend: str) -> None:
     names = [case.name for case in CASES if case.quick]
     report = verify(backends=[backend], cases=names)
