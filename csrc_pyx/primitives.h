@@ -9,9 +9,6 @@
  * x_j is reduced itself, so the difference x_j - m is never formed and never rounded: the power of
  * two is looked up and its rounding error with it, and e^(-r_m) is one float64 factor a row.
  * docs/numerics.md derives it.
- *
- * What is done to a vector is always_inline: gcc inlines until a module has grown by some per cent, and
- * calls the rest, so that kernels took up to 1.2 times the instructions when others had grown.
  */
 #ifndef FASTXENT_PRIMITIVES_H
 #define FASTXENT_PRIMITIVES_H
@@ -232,7 +229,7 @@ typedef struct {
 } Reduced;
 
 /* A NaN stays NaN; for -inf, or anything far below m, the power is exactly 0. */
-static inline __attribute__((always_inline)) Reduced reduce_with(vec x, vec lowest, vec rounder, const Table *table) {
+INLINED Reduced reduce_with(vec x, vec lowest, vec rounder, const Table *table) {
   const vec d = maximum(lowest, x);
   const vec t = multiply_add(d, broadcast(STEPS * LOG2_E), rounder);
   const vec n = rounder - t;
@@ -250,28 +247,28 @@ static inline __attribute__((always_inline)) Reduced reduce_with(vec x, vec lowe
 #endif
 }
 
-static inline __attribute__((always_inline)) Reduced reduce(vec x, const Reference *reference, const Table *table) {
+INLINED Reduced reduce(vec x, const Reference *reference, const Table *table) {
   return reduce_with(x, broadcast(reference->lowest), broadcast(reference->rounder), table);
 }
 
 /* power * (1 + part), rounded once */
-static inline __attribute__((always_inline)) vec put_together(Reduced reduced) {
+INLINED vec put_together(Reduced reduced) {
   return multiply_add(reduced.power, reduced.part, reduced.power);
 }
 
 /* The same times 1 + tail, for a tail far below 1. */
-static inline __attribute__((always_inline)) Reduced with_tail(Reduced reduced, vec tail) {
+INLINED Reduced with_tail(Reduced reduced, vec tail) {
   reduced.part += multiply_add(tail, reduced.part, tail);
   return reduced;
 }
 
-static inline __attribute__((always_inline)) vec scaled(Reduced reduced, vec scale) {
+INLINED vec scaled(Reduced reduced, vec scale) {
   reduced.power = scale * reduced.power;
   return put_together(reduced);
 }
 
 /* The same; in float32 the term is rounded first, as one that has been kept is. */
-static inline __attribute__((always_inline)) vec scaled_term(Reduced reduced, vec scale) {
+INLINED vec scaled_term(Reduced reduced, vec scale) {
   return FASTXENT_REAL_BITS == 32 ? put_together(reduced) * scale : scaled(reduced, scale);
 }
 
@@ -515,37 +512,35 @@ typedef struct {
 } BlockSpread;
 
 /* w_j * (m - x_j), the weights being 1 where there are none. What is beyond `n` adds 0. */
-static inline __attribute__((always_inline)) vec spread_line(const real *logits, const real *class_weights, int64_t j, int64_t n,
-                              vec m) {
+INLINED vec spread_line(const real *logits, const real *class_weights, int64_t j, int64_t n,
+                        vec m) {
   const vec x = n >= LANES ? load(logits + j) : load_partial(logits + j, n, m[0]);
   if (!class_weights) return m - x;
   return (m - x) * (n >= LANES ? load(class_weights + j) : load_partial(class_weights + j, n, 0));
 }
 
 /* exp(x - m) / factor */
-static inline __attribute__((always_inline)) vec block_term(vec x, const Reference *reference, const Table *table) {
+INLINED vec block_term(vec x, const Reference *reference, const Table *table) {
   return put_together(reduce(x, reference, table));
 }
 
 /* That of the line at x + j; at terms + j it is left behind, unless that is NULL. */
-static inline __attribute__((always_inline)) vec kept_term(const real *x, int64_t j,
-                                                           const Reference *reference,
-                                                           const Table *table, real *terms) {
+INLINED vec kept_term(const real *x, int64_t j, const Reference *reference, const Table *table,
+                      real *terms) {
   const vec term = block_term(load(x + j), reference, table);
   if (terms) store(terms + j, term);
   return term;
 }
 
 /* The same, but 0 where x = m, which adds to count instead. */
-static inline __attribute__((always_inline)) vec kept_term_but_maxima(const real *x, int64_t j, const Reference *reference,
-                                       const Table *table, int64_t *count, real *terms) {
+INLINED vec kept_term_but_maxima(const real *x, int64_t j, const Reference *reference,
+                                 const Table *table, int64_t *count, real *terms) {
   const vec term = kept_term(x, j, reference, table, terms);
   return clear_equal(term, load(x + j), broadcast(reference->maximum), count);
 }
 
 /* Eight lines added as a binary tree: their terms, and what smoothing spreads over them. */
-static inline __attribute__((always_inline)) vec group_sum(const real *x, const Reference *reference,
-                                                           const Table *table, real *terms) {
+INLINED vec group_sum(const real *x, const Reference *reference, const Table *table, real *terms) {
   vec pairs[4];
 #pragma GCC unroll 4
   for (int k = 0; k < 4; k++)
@@ -554,8 +549,8 @@ static inline __attribute__((always_inline)) vec group_sum(const real *x, const 
   return (pairs[0] + pairs[1]) + (pairs[2] + pairs[3]);
 }
 
-static inline __attribute__((always_inline)) vec group_sum_but_maxima(const real *x, const Reference *reference,
-                                       const Table *table, int64_t *count, real *terms) {
+INLINED vec group_sum_but_maxima(const real *x, const Reference *reference, const Table *table,
+                                 int64_t *count, real *terms) {
   vec pairs[4];
   for (int k = 0; k < 4; k++)
     pairs[k] =
@@ -564,9 +559,7 @@ static inline __attribute__((always_inline)) vec group_sum_but_maxima(const real
   return (pairs[0] + pairs[1]) + (pairs[2] + pairs[3]);
 }
 
-static inline __attribute__((always_inline)) vec group_spread(const real *logits,
-                                                              const real *class_weights, int64_t j,
-                                                              vec m) {
+INLINED vec group_spread(const real *logits, const real *class_weights, int64_t j, vec m) {
   vec pairs[4];
 #pragma GCC unroll 4
   for (int k = 0; k < 4; k++)
@@ -583,9 +576,9 @@ static inline real *kept_at(real *terms, int64_t j) { return terms ? terms + j :
  * Meanwhile `next`, the block that comes after this one, gets its maximum: a pass of its own for it
  * would wait for memory first, and the sum for it (65536 x 1000 float32, one thread: 16.3 ms
  * against 14.2). */
-static inline __attribute__((always_inline)) BlockSum
-block_sum_of(const Block *block, Reference reference, Block *next, const int spreads,
-             const real *class_weights, LineTotal *spread, real *terms) {
+INLINED BlockSum block_sum_of(const Block *block, Reference reference, Block *next,
+                              const int spreads, const real *class_weights, LineTotal *spread,
+                              real *terms) {
   const Table table = make_table();
   const vec m = broadcast((real)(reference.maximum + reference.shift));
   const int64_t n = block->n, n_groups = n / GROUP, n_next_groups = next->n / GROUP;
@@ -640,7 +633,7 @@ block_sum_of(const Block *block, Reference reference, Block *next, const int spr
   return (BlockSum){(double)count, rest, rest_lost};
 }
 
-/* The terms are left behind at `terms`, unless that is NULL. */
+/* The terms are left behind at `terms`, unless that is NULL: a copy for each, as for what spreads. */
 static inline BlockSum block_sum(const Block *block, Reference reference, Block *next,
                                  real *terms) {
   if (terms) return block_sum_of(block, reference, next, 0, NULL, NULL, terms);
@@ -864,9 +857,8 @@ static inline int block_is_within(const real *values, int64_t n, double lowest, 
 typedef vec (*Values)(const void *closure, int64_t j, int64_t n);
 
 /* Writes n values; past the caches where the output `streams`, from its first whole vector on. */
-static inline __attribute__((always_inline)) void write_values(real *output, int64_t n, int streams,
-                                                               Values values,
-                                                               const void *closure) {
+INLINED void write_values(real *output, int64_t n, int streams, Values values,
+                          const void *closure) {
   int64_t j = 0;
   if (streams) {
     const int64_t to_vector = reals_to_vector(output);
@@ -878,7 +870,7 @@ static inline __attribute__((always_inline)) void write_values(real *output, int
   if (j < n) store_partial(output + j, values(closure, j, n - j), n - j);
 }
 
-static inline __attribute__((always_inline)) vec load_values(const real *source, int64_t j, int64_t n) {
+INLINED vec load_values(const real *source, int64_t j, int64_t n) {
   return n == LANES ? load(source + j) : load_partial(source + j, n, 0);
 }
 
@@ -893,9 +885,7 @@ typedef struct {
   real label_value;
 } SoftmaxValues;
 
-static inline __attribute__((always_inline)) vec softmax_or_smoothed(const void *closure, int64_t j,
-                                                                     int64_t n, int kept,
-                                                                     int smoothed) {
+INLINED vec softmax_or_smoothed(const void *closure, int64_t j, int64_t n, int kept, int smoothed) {
   const SoftmaxValues *with = (const SoftmaxValues *)closure;
   vec value;
   if (kept)
@@ -909,19 +899,19 @@ static inline __attribute__((always_inline)) vec softmax_or_smoothed(const void 
   return value;
 }
 
-static inline __attribute__((always_inline)) vec softmax_values(const void *closure, int64_t j, int64_t n) {
+INLINED vec softmax_values(const void *closure, int64_t j, int64_t n) {
   return softmax_or_smoothed(closure, j, n, 0, 0);
 }
 
-static inline __attribute__((always_inline)) vec smoothed_values(const void *closure, int64_t j, int64_t n) {
+INLINED vec smoothed_values(const void *closure, int64_t j, int64_t n) {
   return softmax_or_smoothed(closure, j, n, 0, 1);
 }
 
-static inline __attribute__((always_inline)) vec kept_softmax_values(const void *closure, int64_t j, int64_t n) {
+INLINED vec kept_softmax_values(const void *closure, int64_t j, int64_t n) {
   return softmax_or_smoothed(closure, j, n, 1, 0);
 }
 
-static inline __attribute__((always_inline)) vec kept_smoothed_values(const void *closure, int64_t j, int64_t n) {
+INLINED vec kept_smoothed_values(const void *closure, int64_t j, int64_t n) {
   return softmax_or_smoothed(closure, j, n, 1, 1);
 }
 
@@ -931,8 +921,9 @@ static inline void block_softmax(const real *logits, const real *terms, int64_t 
                                  Reference reference, double scale, double spread, int64_t label,
                                  double label_value, real *output, int streams) {
   const SoftmaxValues with = {.logits = logits, .terms = terms, .reference = reference,
-                              .table = make_table(), .scale = broadcast((real)scale), .spread = broadcast((real)spread),
-                              .label = label, .label_value = (real)label_value};
+                              .table = make_table(), .scale = broadcast((real)scale),
+                              .spread = broadcast((real)spread), .label = label,
+                              .label_value = (real)label_value};
   if (terms && spread != 0)
     write_values(output, n, streams, kept_smoothed_values, &with);
   else if (terms)
@@ -980,7 +971,7 @@ static inline MeasureValues measure_values_of(const real *logits, const Measure 
                          broadcast((real)(measure->spread * measure->output_scale))};
 }
 
-static inline __attribute__((always_inline)) vec measure_term(const MeasureValues *with, vec x, int64_t j, int64_t n) {
+INLINED vec measure_term(const MeasureValues *with, vec x, int64_t j, int64_t n) {
   if (with->measure.terms) return load(with->measure.terms + j) * with->scale;
   Reduced reduced = reduce(x, &with->reference, &with->table);
   const Transformed *transformed = with->measure.transformed;
@@ -989,13 +980,13 @@ static inline __attribute__((always_inline)) vec measure_term(const MeasureValue
 }
 
 /* One t_j in float64. */
-static inline __attribute__((always_inline)) double measure_at(const Measure *measure, int64_t j, real x) {
+INLINED double measure_at(const Measure *measure, int64_t j, real x) {
   double t = x == (real)-INFINITY ? 0.0 : measure->spread;
   if (measure->probs) t += measure->probs_scale * (double)measure->probs[j];
   return measure->class_weights ? t * (double)measure->class_weights[j] : t;
 }
 
-static inline __attribute__((always_inline)) vec softmax_minus_target_values(const void *closure, int64_t j, int64_t n) {
+INLINED vec softmax_minus_target_values(const void *closure, int64_t j, int64_t n) {
   const MeasureValues *with = (const MeasureValues *)closure;
   const Measure *measure = &with->measure;
   const vec x = load_values(with->logits, j, n);
@@ -1035,7 +1026,7 @@ static inline void block_softmax_minus_target(const real *logits, int64_t n,
   write_values(output, n, streams, softmax_minus_target_values, &with);
 }
 
-static inline __attribute__((always_inline)) vec hessian_values(const void *closure, int64_t j, int64_t n) {
+INLINED vec hessian_values(const void *closure, int64_t j, int64_t n) {
   const MeasureValues *with = (const MeasureValues *)closure;
   const vec p = measure_term(with, load_values(with->logits, j, n), j, n);
   const vec_bits most = p > broadcast((real)0.5);
@@ -1056,7 +1047,7 @@ typedef struct {
   vec mean;
 } ProductValues;
 
-static inline __attribute__((always_inline)) vec hessian_product_values(const void *closure, int64_t j, int64_t n) {
+INLINED vec hessian_product_values(const void *closure, int64_t j, int64_t n) {
   const ProductValues *with = (const ProductValues *)closure;
   const vec p = measure_term(&with->measured, load_values(with->measured.logits, j, n), j, n);
   return keep(p != broadcast(0), p * (load_values(with->vectors, j, n) - with->mean));
@@ -1105,7 +1096,7 @@ typedef struct {
   vec scale;
 } LabelGradientValues;
 
-static inline __attribute__((always_inline)) vec label_gradient_values(const void *closure, int64_t j, int64_t n) {
+INLINED vec label_gradient_values(const void *closure, int64_t j, int64_t n) {
   const LabelGradientValues *with = (const LabelGradientValues *)closure;
   const vec x = load_values(with->logits, j, n);
   vec value = ((with->maximum - x) + with->log_sum_exp) * with->scale;
@@ -1135,7 +1126,7 @@ typedef struct {
   vec log_sum_exp;
 } LogSoftmaxValues;
 
-static inline __attribute__((always_inline)) vec log_softmax_values(const void *closure, int64_t j, int64_t n) {
+INLINED vec log_softmax_values(const void *closure, int64_t j, int64_t n) {
   const LogSoftmaxValues *with = (const LogSoftmaxValues *)closure;
   return (load_values(with->logits, j, n) - with->maximum) - with->log_sum_exp;
 }
@@ -1171,7 +1162,7 @@ typedef struct {
 } Softness;
 
 /* exp(d) / factor */
-static inline __attribute__((always_inline)) vec pair_term(Pair d, const Reference *reference, const Table *table) {
+INLINED vec pair_term(Pair d, const Reference *reference, const Table *table) {
   return put_together(with_tail(reduce(d.value, reference, table), d.low));
 }
 

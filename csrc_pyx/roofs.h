@@ -15,7 +15,6 @@
 #include "primitives.h"
 
 #define HALVINGS 23
-#define ALWAYS_INLINE inline __attribute__((always_inline))
 
 /* Two vectors of logits at once: of 16 bits, they are what one register holds. */
 #define PAIR (2 * LANES)
@@ -43,7 +42,7 @@ static inline Exponential make_exponential(void) {
   return (Exponential){shift_exponent(reference_at(0), SPARE_EXPONENT + HALVINGS), make_table()};
 }
 
-static ALWAYS_INLINE vec exponential(const Exponential *with, vec x) {
+INLINED vec exponential(const Exponential *with, vec x) {
   return put_together(reduce(x, &with->reference, &with->table));
 }
 
@@ -53,12 +52,12 @@ static ALWAYS_INLINE vec exponential(const Exponential *with, vec x) {
 typedef uint32_t words __attribute__((vector_size(VECTOR_BYTES)));
 
 /* as widen_float16, but for infinity, which becomes 65536 */
-static ALWAYS_INLINE vec widen_low_float16(words bits) {
+INLINED vec widen_low_float16(words bits) {
   return (vec)((words)((vec)((bits & 0x7fff) << 13) * broadcast(0x1p112f)) | (bits & 0x8000) << 16);
 }
 
 /* as narrow_float16, of a value that is not below 0 */
-static ALWAYS_INLINE words narrow_to_float16(vec value) {
+INLINED words narrow_to_float16(vec value) {
   const words bits = (words)value;
   const words subnormal = (words)(value + broadcast(0.5f)) - 0x3f000000;
   const words normal = (bits + (0xfff - 0x38000000u) + (bits >> 13 & 1)) >> 13;
@@ -69,7 +68,7 @@ static ALWAYS_INLINE words narrow_to_float16(vec value) {
 }
 
 /* as narrow_bfloat16, in the high half; what is below it is left there */
-static ALWAYS_INLINE words round_to_bfloat16(vec value) {
+INLINED words round_to_bfloat16(vec value) {
   const words bits = (words)value;
   return bits + 0x7fff + (bits >> 16 & 1);
 }
@@ -77,7 +76,7 @@ static ALWAYS_INLINE words round_to_bfloat16(vec value) {
 
 /* ---- PAIR elements of a type that is known when this is compiled ----------------------------- */
 
-static ALWAYS_INLINE Two load_two(const char *source, const int64_t element) {
+INLINED Two load_two(const char *source, const int64_t element) {
 #if FASTXENT_REAL_BITS == 32
 #if defined(__AVX512F__)
   if (element == FLOAT16)
@@ -98,14 +97,14 @@ static ALWAYS_INLINE Two load_two(const char *source, const int64_t element) {
 }
 
 /* The address is that of a whole vector where it `streams`. */
-static ALWAYS_INLINE void store_vector(char *destination, vec value, const int streams) {
+INLINED void store_vector(char *destination, vec value, const int streams) {
   if (streams)
     store_past_caches((real *)destination, value);
   else
     store((real *)destination, value);
 }
 
-static ALWAYS_INLINE void store_two(char *destination, Two values, const int64_t element,
+INLINED void store_two(char *destination, Two values, const int64_t element,
                                     const int streams) {
 #if FASTXENT_REAL_BITS == 32
 #if defined(__AVX512F__)
@@ -163,7 +162,7 @@ static inline void write_few(const Exponential *with, const char *source, int64_
   }
 }
 
-static ALWAYS_INLINE double sum_of(const char *source, const int64_t element, int64_t n) {
+INLINED double sum_of(const char *source, const int64_t element, int64_t n) {
   const Exponential with = make_exponential();
   const int64_t size = element_size(element), pair_bytes = PAIR * size;
   vec sums[2 * UNROLLED] = {{0}};
@@ -190,7 +189,7 @@ static ALWAYS_INLINE double sum_of(const char *source, const int64_t element, in
 }
 
 /* UNROLLED pairs; their outputs are whole vectors where it `streams`. */
-static ALWAYS_INLINE void write_group(const Exponential *with, const char *source,
+INLINED void write_group(const Exponential *with, const char *source,
                                       const int64_t element, char *output, const int streams) {
   const int64_t pair_bytes = PAIR * element_size(element);
   for (int64_t k = 0; k < UNROLLED * pair_bytes; k += 64) {
@@ -207,7 +206,7 @@ static ALWAYS_INLINE void write_group(const Exponential *with, const char *sourc
 
 /* The output starts with a whole vector. Past the caches it is written at STREAMS places in turn,
  * as memcpy does: 262 MB took 0.9 of the time of one place. */
-static ALWAYS_INLINE void write_of(const char *source, const int64_t element, int64_t n,
+INLINED void write_of(const char *source, const int64_t element, int64_t n,
                                    char *output, const int streams) {
   const Exponential with = make_exponential();
   const int64_t size = element_size(element), group = UNROLLED * PAIR;
@@ -259,7 +258,7 @@ static inline void exp_sum(const Context *context, int64_t start, int64_t stop) 
 #undef SUM
 }
 
-static ALWAYS_INLINE void write_segments(const Context *context, const int64_t element,
+INLINED void write_segments(const Context *context, const int64_t element,
                                          int64_t start, int64_t stop, const int streams) {
   const int64_t size = element_size(element);
   const int64_t end = segment_start(context, context->output, stop);

@@ -54,14 +54,14 @@ static inline Transform make_transform(double temperature, double softcap) {
 }
 
 /* 2^-n for integers n from 0 to EXPONENT_OFFSET - 1. */
-static inline __attribute__((always_inline)) vec negative_power(vec n) {
+INLINED vec negative_power(vec n) {
   const vec rounder = broadcast((real)(ROUNDER + EXPONENT_OFFSET));
   return (vec)((vec_bits)(rounder - n) << MANTISSA_BITS);
 }
 
 /* e^-v for v >= 0 up to twice CAP_LIMIT: v = n ln2 - r, and
  * e^r = 1 + r + r^2/2 + r^3/6 + r^4 (...), the first terms in Pairs. */
-static inline __attribute__((always_inline)) Pair falling_exponential(Pair v) {
+INLINED Pair falling_exponential(Pair v) {
   const vec rounder = broadcast((real)ROUNDER);
   const vec n = multiply_add(v.value, broadcast((real)LOG2_E), rounder) - rounder;
   const vec high = n * broadcast((real)LN2_HIGH) - v.value; /* exact: near 0, or n is 0 */
@@ -95,8 +95,7 @@ static inline __attribute__((always_inline)) Pair falling_exponential(Pair v) {
 }
 
 /* c tanh(x/c), and its derivative 1 - tanh^2 unless `slope` is NULL. */
-static inline __attribute__((always_inline)) Pair cap_logits(vec x, const Transform *transform,
-                                                             Pair *slope) {
+INLINED Pair cap_logits(vec x, const Transform *transform, Pair *slope) {
   const vec limit = broadcast((real)CAP_LIMIT);
   Pair ratio = multiply_pairs((Pair){magnitude(x), broadcast(0)}, transform->inverse_cap);
   const vec_bits within = ratio.value < limit;
@@ -133,8 +132,7 @@ static inline TransformReference transform_relative_to(double maximum, double te
 
 /* y(x) - y(m); with a cap, and unless `slope` is NULL, y'(x) T, which is 1 at a class that is
  * masked. */
-static inline __attribute__((always_inline)) Pair
-transformed_difference(vec x, const TransformReference *reference, Pair *slope) {
+INLINED Pair transformed_difference(vec x, const TransformReference *reference, Pair *slope) {
   const vec none = broadcast(0), masked_logit = broadcast((real)-INFINITY);
   Pair difference;
   if (reference->transform.caps) {
