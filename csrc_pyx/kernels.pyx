@@ -48,10 +48,9 @@ from primitives cimport (
     block_hessian_product, block_is_within, block_label_gradient, block_log_softmax,
     block_maximum, block_softmax, block_softmax_minus_target, block_spread, block_sum,
     block_sum_and_spread, block_sum_with_tails, block_target, element_size, finish_streams,
-    first_equal, keep_terms, kept_terms, load_block, load_element, open_block,
-    output_block, prefetch_ends, real, reference_at, row_softness, scale_values, shift_block,
-    shift_exponent, store_block, store_element, transform_block, transformed_gap,
-    transformed_value,
+    first_equal, keep_terms, kept_terms, load_block, load_element, open_block, output_block,
+    prefetch_ends, real, reference_at, row_softness, scale_values, shift_block, shift_exponent,
+    store_block, store_element, transform_block, transformed_gap, transformed_value,
 )
 
 cdef double E_TO_MINUS_128 = exp(-128.0)
@@ -653,8 +652,8 @@ cdef void write_output(
     const Context* context, int64_t i, int64_t start, int64_t stop, State state, const Kept* kept
 ) noexcept nogil:
     # Classes start..stop of the output of row i. The state has the label's logit, read before any
-    # of the row is written: the output may lie where the logits lie. Exponentials
-    # that have been `kept` are not computed again.
+    # of the row is written: the output may lie where the logits lie. Exponentials that
+    # have been `kept` are not computed again.
     cdef real partners_buffer[BLOCK]
     cdef real output_buffer[BLOCK]
     cdef Transformed transformed
@@ -678,7 +677,7 @@ cdef void write_output(
     cdef double mean = 0.0
     cdef double mass, mass_lost, scale, block_scale
     cdef int64_t label = -1
-    cdef int exponent, shift, kept_exponent
+    cdef int exponent, shift
     cdef Scale output_scale
     # (a shard does not know how many of the classes that are not masked are its own)
     cdef bint masked = (
@@ -773,11 +772,10 @@ cdef void write_output(
         else:
             if reference.shift != 0.0:
                 shift_block(&block, reference.shift)
+            block_scale = scale
             measure.terms = kept_terms(
-                kept, j, origin_of(context, state.maximum, reference), reference, scale,
-                &kept_exponent,
+                kept, j, origin_of(context, state.maximum, reference), reference, &block_scale
             )
-            block_scale = ldexp(scale, kept_exponent)
             if is_plain:
                 block_softmax(
                     block.logits, measure.terms, n, reference, block_scale,

@@ -189,18 +189,18 @@ static inline real *keep_terms(Kept *kept, int64_t j, double origin, Reference r
   return kept->terms + j;
 }
 
-/* The terms of the block at class j if they are those of this reference over 2^exponent, and `scale`
- * times that is no subnormal number; else NULL. (A term that is 0
- * relative to this one, but not to that it was kept with, makes no normal number: docs/numerics.md.) */
+/* The terms of the block at class j, and in `scale` what times them is what it was times those of
+ * this reference; NULL if none are kept or they do not serve, as where that would be a subnormal
+ * number. (A term that is 0 relative to this one, but not to that it was kept with, makes no normal
+ * number: docs/numerics.md.) */
 static inline const real *kept_terms(const Kept *kept, int64_t j, double origin,
-                                     Reference reference, double scale, int *exponent) {
-  *exponent = 0;
+                                     Reference reference, double *scale) {
   if (!kept || kept->origins[j / BLOCK] != origin) return NULL;
   const double steps = (double)reference.rounder - (double)kept->rounders[j / BLOCK];
   if (!(steps <= 0 && steps >= -STEPS * (SPARE_EXPONENT / 2))) return NULL;
-  const int below = (int)steps / STEPS;
-  if (below != 0 && !(fabs(ldexp(scale, below)) >= 0x1p-126)) return NULL;
-  *exponent = below;
+  const double own_scale = ldexp(*scale, (int)steps / STEPS);
+  if (steps != 0 && !(fabs(own_scale) >= 0x1p-126)) return NULL;
+  *scale = own_scale;
   return kept->terms + j;
 }
 

@@ -78,8 +78,7 @@ cdef extern from "primitives.h" nogil:
     Reference shift_exponent(Reference reference, int exponent)
     real* keep_terms(Kept* kept, int64_t j, double origin, Reference reference)
     const real* kept_terms(
-        const Kept* kept, int64_t j, double origin, Reference reference, double scale,
-        int* exponent)
+        const Kept* kept, int64_t j, double origin, Reference reference, double* scale)
     void open_block(
         Block* block, const char* row, int64_t element, int64_t j, int64_t n,
         const char* output)

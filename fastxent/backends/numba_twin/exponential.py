@@ -22,7 +22,7 @@ from .. import numba_vectors as vectors
 from ..context import BLOCK
 from ..numba_functions import inlined
 from ..numba_scalars import fma, pointer_at, shift_bits
-from .precision import LN2, LOG2_E, arithmetic, real, real_bytes
+from .precision import LN2, LOG2_E, arithmetic, real, real_bytes, zero
 from .settings import REAL_BITS
 
 # e^r = 1 + r + r^2 (c_2 + c_3 r + r^2 (c_4 + c_5 r + ...)): in pairs, which a CPU computes at once,
@@ -132,10 +132,10 @@ class Kept(NamedTuple):
 
 
 class KeptTerms(NamedTuple):
-    """Those of a block over 2^exponent; an address of 0 if they do not serve."""
+    """Those of a block, and what they are multiplied by; an address of 0 if they do not serve."""
 
     address: Any
-    exponent: Any
+    scale: Any
 
 
 @inlined
@@ -144,28 +144,31 @@ def nothing_kept():
 
 
 @inlined
-def keep_terms(kept, j, origin, reference):
-    # The address where the terms of the block at class j are put, or 0 where none are kept.
+def keep_terms(kept, j, origin, reference, buffer):
+    # Where the terms of the block at class j are put: in `buffer` if none are kept.
     if kept.terms == 0:
-        return 0
+        return buffer
     pointer_at(kept.origins, 0.0)[j // BLOCK] = origin
     pointer_at(kept.rounders, 0.0)[j // BLOCK] = float(reference.rounder)
-    return kept.terms + j * real_bytes
+    return pointer_at(kept.terms + j * real_bytes, zero)
 
 
 @inlined
 def kept_terms(kept, j, origin, reference, scale):
-    # The terms of the block at class j if they are those of this reference over 2^exponent, and
-    # `scale` times that is no subnormal number. (A term that is 0 relative to this one, but not to
-    # that it was kept with, makes no normal number: docs/numerics.md.)
+    # The terms of the block at class j, and what times them is `scale` times those of this
+    # reference. They do not serve where that would be a subnormal number. (A term that is 0
+    # relative to this one, but not to that it was kept with, makes no normal number:
+    # docs/numerics.md.)
+    none = KeptTerms(address=0, scale=scale)
     if kept.terms == 0 or pointer_at(kept.origins, 0.0)[j // BLOCK] != origin:
-        return KeptTerms(address=0, exponent=0)
+        return none
     exponent = int(float(reference.rounder) - pointer_at(kept.rounders, 0.0)[j // BLOCK])
     if not -(spare_exponent // 2) <= exponent <= 0:
-        return KeptTerms(address=0, exponent=0)
-    if exponent != 0 and not abs(math.ldexp(scale, exponent)) >= least_normal:
-        return KeptTerms(address=0, exponent=0)
-    return KeptTerms(address=kept.terms + j * real_bytes, exponent=exponent)
+        return none
+    own_scale = math.ldexp(scale, exponent)
+    if exponent != 0 and not abs(own_scale) >= least_normal:
+        return none
+    return KeptTerms(address=kept.terms + j * real_bytes, scale=own_scale)
 
 
 @inlined

@@ -528,10 +528,9 @@ def classes_state(context, i, start, stop, following, reading, kept):
                 spread = block_spread(block.logits, weights, n, maximum, mass)
         if reference.shift != 0.0:
             block = shift_block(block, reference.shift)
-        terms = terms_buffer
-        place = keep_terms(kept, j, origin_of(context, state.maximum, reference), reference)
-        if WRITES and place != 0:
-            terms = pointer_at(place, zero)
+        terms = keep_terms(
+            kept, j, origin_of(context, state.maximum, reference), reference, terms_buffer
+        )
         if TRANSFORMS and context.transforms != 0:
             sums, next = block_sum_with_tails(block, transformed.tails, reference, next, terms)
         elif SMOOTHS and context.smoothing != 0.0:
@@ -785,8 +784,8 @@ def row_expectation(context, i, state):
 @compiled
 def write_output(context, i, start, stop, state, kept):
     # Classes start..stop of the output of row i. The state has the label's logit, read before
-    # any of the row is written: the output may lie where the logits lie. Exponentials
-    # that have been `kept` are not computed again.
+    # any of the row is written: the output may lie where the logits lie. Exponentials that have
+    # been `kept` are not computed again.
     partners_buffer = block_buffer(zero)
     output_buffer = block_buffer(zero)
     transformed = transformed_in(transformed_buffer(zero))
@@ -881,7 +880,6 @@ def write_output(context, i, start, stop, state, kept):
                 context.probs_element, n, partners_buffer,
             )  # fmt: skip
         terms = kept_terms(kept, j, origin_of(context, state.maximum, reference), reference, scale)
-        block_scale = ldexp(scale, terms.exponent)
         measure = Measure(
             probs=address_of(partners) if context.target == TARGET_PROBS else 0,
             class_weights=weights_from(context, j), probs_scale=share.probs,
@@ -903,19 +901,19 @@ def write_output(context, i, start, stop, state, kept):
                 block = shift_block(block, reference.shift)
             if is_plain:
                 block_softmax(
-                    block.logits, terms.address, n, reference, block_scale,
+                    block.logits, terms.address, n, reference, terms.scale,
                     share.spread * output_scale.value, measure.label, label_value, output, streams,
                 )  # fmt: skip
             elif SECOND_ORDER and context.output_kind == OUTPUT_HESSIAN:
-                block_hessian(block.logits, n, measure, reference, block_scale, output, streams)
+                block_hessian(block.logits, n, measure, reference, terms.scale, output, streams)
             elif SECOND_ORDER and context.output_kind == OUTPUT_HESSIAN_PRODUCT:
                 block_hessian_product(
-                    block.logits, partners, n, measure, reference, block_scale, mean, output,
+                    block.logits, partners, n, measure, reference, terms.scale, mean, output,
                     streams,
                 )  # fmt: skip
             elif MEASURES:
                 block_softmax_minus_target(
-                    block.logits, n, measure, reference, block_scale, output, streams
+                    block.logits, n, measure, reference, terms.scale, output, streams
                 )
         if output_scale.exponent != 0:
             scale_values(output, n, 1, output_scale.exponent)
