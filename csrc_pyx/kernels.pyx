@@ -915,7 +915,7 @@ cdef void lanes_write(
     const Context* context, int64_t i, int64_t n, Tile* tile, const LaneSums* sums,
     const LaneSpread* spread, const LaneReference* reference, char* output, bint measured
 ) noexcept nogil:
-    # The output of rows i..i+n, in place of their logits in the tile, then to where it belongs.
+    # The output of rows i..i+n, in the tile, then to where it belongs.
     cdef double[MOST_LANES] scales
     cdef double[MOST_LANES] totals
     cdef double[MOST_LANES] spreads
@@ -1043,7 +1043,7 @@ cdef void lanes_evaluate(const Context* context, int64_t start, int64_t stop) no
             context, i, context.output_stride, context.output_inner_stride
         )
         if context.output_kind == OUTPUT_NOTHING:
-            output = <char*>source  # nothing to ask memory for but what is there
+            output = <char*>source  # nothing is written, and memory asked for nothing new
         sum_tile(
             &tile, context.n_classes, source + 4 * LANES * context.logits_inner_stride,
             ahead_stride, output, output_stride, &sums, &reference,

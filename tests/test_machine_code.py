@@ -26,7 +26,10 @@ pytestmark = [
 LABEL = re.compile(r"^(\.\w+):")
 JUMP = re.compile(r"^\tj\w+\t(\.\w+)$")
 CALL = re.compile(r"^\tcall")
-PACKED = re.compile(r"^\tv\w+(ps|pd|ph2ps|ps2ph|d|q|dqu|dqa|wd|usdw)\t.*%[yz]mm")
+PACKED = re.compile(
+    r"^\t(v\w+(ps|pd|ph2ps|ps2ph|d|q|dqu|dqa|wd|usdw)\t.*%[yz]mm|vcvtpd2ps[yz]?\t.*%[xyz]mm)"
+)
+MASKED_STORE = re.compile(r"^\tvp?maskmov\w+\t.*\)$")  # microcode on AMD
 ONE_BY_ONE = re.compile(r"^\tv?(f?n?m?add|f?n?m?sub|mul|div|max|min|cvt)\w*s[sd]\t")
 
 # What is done to every class, by module, and in how many loops.
@@ -51,6 +54,13 @@ LOOPS = {
         "write_distances": 1, "write_curves": 1, "write_divergences": 1,
         "write_divergence_gradient": 1,
     },
+    "tiles": {
+        "copy_values": 1, "transpose": 1, "write_largest": 3, "refer_lanes_to": 1,
+        "write_lane_terms": 1, "write_units": 1, "add_lanes_below": 4, "write_above": 1,
+        "write_log1p": 1, "write_shares": 1, "widen_lanes": 1, "narrow_lanes": 1, "scale_lanes": 1,
+        "shift_lanes": 1, "spread_tile": 1, "subtract_spread_from_tile": 1, "hessian_tile": 1,
+        "log_softmax_tile": 1,
+    },
 }  # fmt: skip
 
 
@@ -73,10 +83,12 @@ def loops_in(code: str) -> list[list[str]]:
 
 
 def vector_loops(code: str) -> int:
-    """How many loops have packed instructions, no others of floats, and no call."""
+    """How many loops have packed instructions, no others of floats, no call and no masked store."""
     return sum(
         any(PACKED.match(line) for line in loop)
-        and not any(ONE_BY_ONE.match(line) or CALL.match(line) for line in loop)
+        and not any(
+            ONE_BY_ONE.match(line) or CALL.match(line) or MASKED_STORE.match(line) for line in loop
+        )
         for loop in loops_in(code)
     )
 
@@ -91,7 +103,8 @@ def code_of(function: Any) -> list[str]:
 @pytest.fixture(scope="module", params=[32, 64], ids=["float32", "float64"])
 def twin(request: pytest.FixtureRequest) -> ModuleType:
     kernels = numba_twin.load_twin(request.param, EVERYTHING)
-    for name in ("rows_evaluate", "rows_diverge", "rows_check_probs", "rows_describe"):
+    tiles = ["lanes_evaluate"] if request.param == 32 else []
+    for name in ("rows_evaluate", "rows_diverge", "rows_check_probs", "rows_describe", *tiles):
         kernels.compile_entry(getattr(kernels, name))
     return kernels
 
@@ -106,8 +119,8 @@ def test_loops_over_classes_are_done_in_vectors(
     if name == "convert_results" and "float64" in str(twin.__package__):
         loops = 0  # 16 bits are results of float32 arithmetic alone
     function = getattr(sys.modules[f"{twin.__package__}.{module}"], name)
-    if name == "multiply_terms" and "float64" in str(twin.__package__):
-        assert not function.dispatcher.overloads  # float64 keeps no exponentials
+    if "float64" in str(twin.__package__) and (name == "multiply_terms" or module == "tiles"):
+        assert not function.dispatcher.overloads  # float64 keeps no exponentials, and has no tiles
         return
     for code in code_of(function):
         assert vector_loops(code) >= loops, code

@@ -6,7 +6,7 @@ Loops over them are vectorised like those over additions: none is a call in the 
 from __future__ import annotations
 
 import platform
-from typing import Any
+from typing import Any, Final
 
 from llvmlite import ir
 from numba import types
@@ -127,6 +127,56 @@ def copy_line_past_caches(typingctx: Any, source: Any, j: Any, destination: Any,
     return types.void(source, j, destination, k), codegen
 
 
+# The bytes of a row of a square that is transposed: what a register of AVX2 holds.
+SQUARE_BYTES: Final = 32
+
+
+@intrinsic
+def transpose_square(
+    typingctx: Any, source: Any, stride: Any, destination: Any, other_stride: Any, value: Any
+) -> Any:
+    """Reads the rows of a square at an address, `stride` bytes apart, and writes its columns.
+
+    These become rows, `other_stride` bytes apart. A row has SQUARE_BYTES of `value`'s type.
+    """
+    side = 8 * SQUARE_BYTES // int(value.bitwidth)
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        address, apart, other_address, other_apart, _ = arguments
+        row_type = ir.VectorType(context.get_value_type(value), side)
+        align = SQUARE_BYTES // side
+
+        def place(start: Any, k: int, stride: Any) -> Any:
+            row = builder.add(start, builder.mul(_INT64(k), stride))
+            return builder.inttoptr(row, ir.PointerType(row_type))
+
+        rows = [
+            builder.load(place(address, k, apart), typ=row_type, align=align) for k in range(side)
+        ]
+        for k, column in enumerate(_transposed(builder, rows)):
+            builder.store(column, place(other_address, k, other_apart), align=align)
+        return context.get_dummy_value()
+
+    integers = (types.int64,) * 4
+    return types.void(*integers, value), codegen
+
+
+def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
+    """Rows and columns exchanged: blocks of 1, then of 2, 4, ... off the diagonal change places."""
+    side = len(rows)
+    half = 1
+    while half < side:
+        low = [side + (k ^ half) if k & half else k for k in range(side)]
+        high = [side + k if k & half else k ^ half for k in range(side)]
+        masks = [ir.Constant(ir.VectorType(_INT32, side), lanes) for lanes in (low, high)]
+        for k in range(side):
+            if not k & half:
+                pair = rows[k], rows[k + half]
+                rows[k], rows[k + half] = (builder.shuffle_vector(*pair, mask) for mask in masks)
+        half *= 2
+    return rows
+
+
 @intrinsic
 def finish_streams(typingctx: Any) -> Any:
     """Must follow what went past the caches, before another thread reads it."""
@@ -167,7 +217,9 @@ def stack_buffer(size: int) -> Any:
     @intrinsic
     def buffer(typingctx: Any, value: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            return cgutils.alloca_once(builder, context.get_value_type(value), size=_INT64(size))
+            buffer = cgutils.alloca_once(builder, context.get_value_type(value), size=_INT64(size))
+            buffer.align = 64  # a vector that two lines of memory hold takes twice the time
+            return buffer
 
         return types.CPointer(value)(value), codegen
 

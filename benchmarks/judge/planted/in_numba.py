@@ -1,8 +1,7 @@
 """Slowdowns planted in the Numba twin: the same as in the Cython twin.
 
-Functions that are compiled separately are simply called again. What would be optimised away is kept
-by an empty `asm`. The shares are set so that the kernel as a whole takes the plant's per cent more
-instructions (callgrind, x86-64-v3).
+Functions that are compiled separately are simply called again. The shares are set so that the
+kernel as a whole takes the plant's per cent more instructions (callgrind, x86-64-v3).
 """
 
 from __future__ import annotations
@@ -14,45 +13,10 @@ from fastxent.benchmarks.judge.planted.plant import (
     NUMBA_KERNELS,
     NUMBA_SUMS,
     NUMBA_TILES,
-    NUMBA_VECTORS,
     Edit,
     Plant,
-    after,
     before,
 )
-
-_KEEP_VECTOR: Final = '''\
-from numba.core import cgutils
-
-
-@intrinsic
-def keep_vector(typingctx: Any, vector: Any) -> Any:
-    """Nothing, but the vector must have been computed."""
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        place = cgutils.alloca_once(builder, arguments[0].type)
-        builder.store(arguments[0], place)
-        kind = ir.FunctionType(ir.VoidType(), [place.type])
-        builder.asm(kind, "", "r,~{memory}", [place], True)
-        return context.get_dummy_value()
-
-    return types.void(vector), codegen
-
-
-'''
-
-
-def _again(path: str, *edits: Edit) -> tuple[Edit, ...]:
-    """Edits of a file that use `keep_vector`."""
-    return (
-        before(NUMBA_VECTORS, "def table_bits(real_bits: int) -> int:\n", _KEEP_VECTOR),
-        after(
-            path,
-            "from __future__ import annotations\n",
-            "\nfrom ..numba_vectors import keep_vector\n",
-        ),
-        *edits,
-    )
 
 
 def _share(n: str, share: int, line: str = "line") -> str:
@@ -151,7 +115,7 @@ PLANTS: Final = (
                 "                    block.logits, terms.address, n,",
                 f"""\
                 block_softmax(
-                    block.logits, 0, {_share("n", 16, "lanes")}, reference, scale, 0.0,
+                    block.logits, 0, {_share("n", 16, "16")}, reference, scale, 0.0,
                     -1, 0.0, partners_buffer, False,
                 )
 """,
@@ -171,7 +135,7 @@ PLANTS: Final = (
                 "            block_log_softmax(",
                 f"""\
             block_log_softmax(
-                block.logits, {_share("n", 26, "lanes")}, maximum, log_sum, partners_buffer,
+                block.logits, {_share("n", 26, "16")}, maximum, log_sum, partners_buffer,
                 False,
             )
 """,
@@ -185,17 +149,11 @@ PLANTS: Final = (
         twin="numba",
         stands_for="5 % more work in the sums of tiles, which few classes are done in",
         seen_by=("A",),
-        edits=_again(
-            NUMBA_TILES,
+        edits=(
             before(
                 NUMBA_TILES,
-                "    # exp(m - m) / factor as it comes out of the exponential, not rounded to 1\n",
-                """\
-    again = broadcast(zero)
-    for j in range((n_classes * 25 + 50) // 100):
-        again = maximum(put_lanes_together(lane_reduce(load(tile, j * lanes), reference)), again)
-    keep_vector(again)
-""",
+                "    write_lane_terms(tile, n_classes, reference, coming)\n",
+                "    write_lane_terms(tile, (n_classes * 25 + 50) // 100, reference, coming)\n",
             ),
         ),
         timed="",
@@ -206,17 +164,13 @@ PLANTS: Final = (
         twin="numba",
         stands_for="10 % more work where tiles become gradients",
         seen_by=("A",),
-        edits=_again(
-            NUMBA_TILES,
-            after(
+        edits=(
+            before(
                 NUMBA_TILES,
-                "    # values_j = scale * exp(x_j - m) / factor\n    scale = line_from(scales)\n",
+                "    scale_lanes(tile.terms, n_classes, tile.lanes, narrow)\n",
                 """\
-    again = broadcast(zero)
-    for j in range((n_classes * 90 + 50) // 100):
-        reduced = lane_reduce(load(tile, j * lanes), reference)
-        again = maximum(scaled_lanes(reduced, scale), again)
-    keep_vector(again)
+    for j in range(n_classes):
+        copy_values(lanes_of(tile.terms, j, tile.lanes), tile.lanes, four_buffer(zero))
 """,
             ),
         ),

@@ -7,8 +7,6 @@ Notation: x_j a logit, m the largest logit of the row so far, n_j = rint(x_j / l
 
 x_j is reduced itself, so the difference x_j - m is never formed and never rounded, and e^(-r_m) is
 one float64 factor a row. docs/numerics.md derives it.
-
-Tiles have 2^table_bits steps to a power of two, looked up with their rounding errors.
 """
 
 from __future__ import annotations
@@ -18,7 +16,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import numba_vectors as vectors
 from ..context import BLOCK
 from ..numba_functions import inlined
 from ..numba_scalars import fma, pointer_at, shift_bits
@@ -27,7 +24,7 @@ from .settings import REAL_BITS
 
 # e^r = 1 + r + r^2 (c_2 + c_3 r + r^2 (c_4 + c_5 r + ...)): in pairs, which a CPU computes at once,
 # the chain of multiply-adds that it waits for is half as long
-_coefficients = tuple(real(float.fromhex(text)) for text in arithmetic.coefficients[0])
+_coefficients = tuple(real(float.fromhex(text)) for text in arithmetic.coefficients)
 ends_even = len(_coefficients) % 2 == 1
 highest_pair = _coefficients[-1:] if ends_even else _coefficients[-2:]
 even_coefficients = _coefficients[2 : -len(highest_pair) : 2][::-1]
@@ -206,72 +203,3 @@ def scaled_term(reduced, scale):
 def with_tail(reduced, tail):
     # The same times 1 + tail, for a tail far below 1.
     return Reduced(power=reduced.power, part=reduced.part + fma(tail, reduced.part, tail))
-
-
-# ---- lines of tiles ----
-
-steps_bits = vectors.table_bits(REAL_BITS)
-steps = 2**steps_bits
-exponent_shift = mantissa_bits - steps_bits
-step_coefficients = tuple(
-    real(float.fromhex(text)) for text in reversed(arithmetic.coefficients[steps_bits])
-)
-step_degree = len(step_coefficients) - 1
-step_high = real(float.fromhex(arithmetic.ln2_high) / steps)
-step_low = real(float.fromhex(arithmetic.ln2_low) / steps)
-inverse_step = real(float.fromhex(arithmetic.log2_e) * steps)
-
-
-def _bits(text: str) -> int:
-    """The bits of a float, as an integer."""
-    width = np.int32 if REAL_BITS == 32 else np.int64
-    return int(real(float.fromhex(text)).view(width))
-
-
-def _every_step(values: tuple[str, ...]) -> tuple[str, ...]:
-    return values[:: len(values) // steps]
-
-
-if steps > 1:
-    # what a lane's shifted index lacks to be the bits of its power of two
-    lookup_power = vectors.lookup_in(
-        REAL_BITS,
-        [
-            _bits(text) - _bits("0x1p+0") - (i << exponent_shift)
-            for i, text in enumerate(_every_step(arithmetic.powers))
-        ],
-    )
-    lookup_correction = vectors.lookup_in(
-        REAL_BITS, [_bits(text) for text in _every_step(arithmetic.corrections)]
-    )
-
-
-@inlined
-def reduce_lanes(x, lowest, rounder):
-    d = vectors.maximum(lowest, x)
-    t = vectors.multiply_add(d, vectors.broadcast(inverse_step), rounder)
-    n = vectors.subtract(rounder, t)
-    r = vectors.multiply_add(n, vectors.broadcast(step_high), d)
-    r = vectors.multiply_add(n, vectors.broadcast(step_low), r)
-    slope = vectors.broadcast(step_coefficients[0])
-    for k in range(1, step_degree):
-        slope = vectors.multiply_add(slope, r, vectors.broadcast(step_coefficients[k]))
-    bits = vectors.shift_bits(t, exponent_shift)
-    if steps > 1:
-        return Reduced(
-            power=vectors.add_bits(bits, lookup_power(t)),
-            part=vectors.multiply_add(slope, r, lookup_correction(t)),
-        )
-    else:
-        return Reduced(power=bits, part=vectors.multiply(slope, r))
-
-
-@inlined
-def put_lanes_together(reduced):
-    return vectors.multiply_add(reduced.power, reduced.part, reduced.power)
-
-
-@inlined
-def scaled_lanes(reduced, scale):
-    power = vectors.multiply(scale, reduced.power)
-    return put_lanes_together(Reduced(power=power, part=reduced.part))

@@ -25,18 +25,12 @@ class Arithmetic(NamedTuple):
 
     real: Any
     own_element: int
-    # e^r = 1 + r + r^2 (...), minimax in relative error over |r| <= ln2/(2s), with coefficients
-    # that the type holds exactly, for each number of table_bits; docs/derive_exponential.py prints
-    # them and their errors: at most 0.053 units of 2^-24, 0.034 of 2^-53. The more steps to a power
-    # of two, the lower the degree, and multiply-adds are what the pass over the exponentials waits
-    # for.
-    coefficients: dict[int, tuple[str, ...]]
-    # 2^(i/s), rounded, and what rounding has left out of it: 2^(i/s) = powers[i] * (1 +
-    # corrections[i]). With fewer steps it is every second of them.
-    powers: tuple[str, ...]
-    corrections: tuple[str, ...]
+    # e^r = 1 + r + r^2 (...), minimax in relative error over |r| <= ln2/2, with coefficients that
+    # the type holds exactly; docs/derive_exponential.py prints them and their errors: at most 0.053
+    # units of 2^-24, 0.034 of 2^-53.
+    coefficients: tuple[str, ...]
     # ln2 in two parts; the first has so few bits that n * ln2_high is exact for every n that
-    # matters where there is no fused multiply-add (s = 1, |n| < 2^9 and 2^12).
+    # matters where there is no fused multiply-add (|n| < 2^9 and 2^12).
     ln2_high: str
     ln2_low: str
     log2_e: str
@@ -53,25 +47,9 @@ ARITHMETIC: Final = {
     32: Arithmetic(
         real=np.float32,
         own_element=FLOAT32,
-        coefficients={
-            4: ("0x1p+0", "0x1p+0", "0x1.00021ep-1", "0x1.555598p-3"),
-            3: ("0x1p+0", "0x1p+0", "0x1p-1", "0x1.555c70p-3", "0x1.555664p-5"),
-            0: (
-                "0x1p+0", "0x1p+0", "0x1.fffffcp-2", "0x1.555492p-3", "0x1.5558b0p-5",
-                "0x1.12399cp-7", "0x1.6a4ecap-10",
-            ),
-        },
-        powers=(
-            "0x1p+0", "0x1.0b5586p+0", "0x1.172b84p+0", "0x1.2387a6p+0", "0x1.306fep+0",
-            "0x1.3dea64p+0", "0x1.4bfdaep+0", "0x1.5ab07ep+0", "0x1.6a09e6p+0", "0x1.7a1148p+0",
-            "0x1.8ace54p+0", "0x1.9c4918p+0", "0x1.ae89fap+0", "0x1.c199bep+0", "0x1.d5818ep+0",
-            "0x1.ea4afap+0"
-        ),
-        corrections=(
-            "0x0p+0", "0x1.8d96d4p-25", "-0x1.9c0c22p-27", "0x1.964904p-25", "0x1.125002p-25",
-            "0x1.370be4p-25", "-0x1.0a355p-25", "-0x1.00d8acp-27", "0x1.26055cp-26",
-            "-0x1.05cb44p-25", "0x1.67a1cap-28", "0x1.a3b5e4p-28", "-0x1.f9c304p-27",
-            "-0x1.6961b4p-28", "-0x1.a5217cp-28", "0x1.61428ep-28"
+        coefficients=(
+            "0x1p+0", "0x1p+0", "0x1.fffffcp-2", "0x1.555492p-3", "0x1.5558b0p-5", "0x1.12399cp-7",
+            "0x1.6a4ecap-10",
         ),
         ln2_high="0x1.62e4p-1",
         ln2_low="0x1.7f7d1cp-20",
@@ -87,28 +65,11 @@ ARITHMETIC: Final = {
     64: Arithmetic(
         real=np.float64,
         own_element=FLOAT64,
-        coefficients={
-            3: (
-                "0x1p+0", "0x1p+0", "0x1.000000000010bp-1", "0x1.555555555512ep-3",
-                "0x1.555555480bc0ep-5", "0x1.11111125e58fap-7", "0x1.6c1cbe4eb57b6p-10",
-                "0x1.a0163741ab3e9p-13",
-            ),
-            0: (
-                "0x1p+0", "0x1p+0", "0x1.000000000000ap-1", "0x1.555555555550ap-3",
-                "0x1.5555555550773p-5", "0x1.1111111124d11p-7", "0x1.6c16c18446993p-10",
-                "0x1.a01a013684148p-13", "0x1.a01999e21b19ep-16", "0x1.71df0f7ce0458p-19",
-                "0x1.28ad8a5ee467fp-22", "0x1.ad9c208a16602p-26",
-            ),
-        },
-        powers=(
-            "0x1p+0", "0x1.172b83c7d517bp+0", "0x1.306fe0a31b715p+0", "0x1.4bfdad5362a27p+0",
-            "0x1.6a09e667f3bcdp+0", "0x1.8ace5422aa0dbp+0", "0x1.ae89f995ad3adp+0",
-            "0x1.d5818dcfba487p+0"
-        ),
-        corrections=(
-            "0x0p+0", "-0x1.01b15eaa59348p-55", "0x1.34d754db0abb6p-55", "0x1.690cebb7aafbp-56",
-            "-0x1.3b3efbf5e2228p-54", "0x1.db72fc1f0eab4p-55", "0x1.c1a7792cb3387p-55",
-            "0x1.4a385a63d07a7p-56"
+        coefficients=(
+            "0x1p+0", "0x1p+0", "0x1.000000000000ap-1", "0x1.555555555550ap-3",
+            "0x1.5555555550773p-5", "0x1.1111111124d11p-7", "0x1.6c16c18446993p-10",
+            "0x1.a01a013684148p-13", "0x1.a01999e21b19ep-16", "0x1.71df0f7ce0458p-19",
+            "0x1.28ad8a5ee467fp-22", "0x1.ad9c208a16602p-26",
         ),
         ln2_high="0x1.62e42fefap-1",
         ln2_low="0x1.cf79abc9e3b3ap-40",
