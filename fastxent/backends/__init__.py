@@ -75,7 +75,8 @@ _usable: set[str] = set()  # those that have been asked for, and have no obstacl
 def available_backends() -> tuple[str, ...]:
     """The backends that work here, the default first.
 
-    With NUMBA_DISABLE_JIT=1 Numba compiles nothing, so its backend is not among them.
+    With NUMBA_DISABLE_JIT=1 Numba compiles nothing, and its backend runs as Python: slowly, for
+    debuggers and to measure coverage.
 
     >>> import fastxent
     >>> "numba" in fastxent.available_backends()
@@ -156,7 +157,7 @@ def prepare(backend: str, element: int) -> None:
         kernels.kernel_address(name, wanted)
 
 
-_programs: dict[tuple[object, ...], Program | None] = {}
+_programs: dict[tuple[object, ...], tuple[Program | None, bool]] = {}
 
 
 def evaluate(
@@ -211,11 +212,20 @@ def evaluate(
         options is not None and options.partners is not None,
     )
     try:
-        program = _programs[key]
+        program, is_python = _programs[key]
     except KeyError:
-        program = _programs[key] = _make_program(*key)
+        program = _make_program(*key)
+        is_python = plan.backend == "numba" and numba_compiler.is_python()
+        _programs[key] = program, is_python
     if program is None:
         return None
+    if is_python:
+        # in this thread alone, where errors can be raised: fork waits for other threads inside
+        # kernels, and holds what they need to go on
+        return numba_compiler.raising(driver.evaluate)(
+            program, logits, target, ignore_index, losses, output, output_kind, mean,
+            plan.chunk, 1, options,
+        )  # fmt: skip
     return driver.evaluate(
         program, logits, target, ignore_index, losses, output, output_kind, mean,
         plan.chunk, plan.n_threads, options,

@@ -8,16 +8,22 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Iterable
+import warnings
+from collections.abc import Callable, Iterable
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from .needs import EVERYTHING, KERNELS, Needs
 from .undisturbed import undisturbed
 
 _SWITCHED_OFF: Final = (
     "Numba's compiler is switched off, by NUMBA_DISABLE_JIT (or disable_jit in .numba_config.yaml, "
-    "or numba.config.DISABLE_JIT); unset it, or set it to 0"
+    "or numba.config.DISABLE_JIT)"
+)
+_SWITCHED_SINCE: Final = (
+    "since fastxent loaded its kernels, Numba's compiler has been switched {} (by "
+    "NUMBA_DISABLE_JIT, disable_jit in .numba_config.yaml, or numba.config.DISABLE_JIT); switch it "
+    "back, or start another process"
 )
 
 
@@ -25,9 +31,17 @@ def obstacle() -> str | None:
     """Why there is no Numba twin here, as far as can be said without importing Numba."""
     if importlib.util.find_spec("numba") is None:
         return "numba is not installed"
-    if _is_switched_off():
-        return _SWITCHED_OFF
-    return None
+    return _switched_since()
+
+
+def _switched_since() -> str | None:
+    """Why the kernels that have been loaded, to be compiled or as Python, cannot be added to."""
+    scalars = sys.modules.get(f"{__package__}.numba_scalars")
+    compiles = getattr(scalars, "COMPILES", None)  # None: not loaded yet
+    off = _is_switched_off()
+    if compiles is None or compiles != off:
+        return None
+    return _SWITCHED_SINCE.format("off" if off else "on")
 
 
 def _is_switched_off() -> bool:
@@ -41,6 +55,8 @@ def _is_switched_off() -> bool:
         return False
 
 
+Result = TypeVar("Result")
+
 _entries: dict[tuple[str, int, Needs], Any] = {}  # with the compiled code
 _idle: dict[tuple[int, Needs], ModuleType] = {}
 
@@ -49,8 +65,9 @@ def kernel_address(name: str, real_bits: int, needs: Needs = EVERYTHING) -> int:
     """The address of a kernel that computes in floats of `real_bits` bits; compiled if need be.
 
     It does what is needed. One that does more has the same bits, and is taken where there is one.
+    Where Numba's compiler is switched off it is Python, with a warning.
 
-    Raises ValueError where Numba's compiler turns out to be switched off.
+    Raises ValueError where that has changed since the first kernel.
     """
     wanted = (name, real_bits, needs & KERNELS[name])
     key = nearest(wanted, _entries)
@@ -59,6 +76,25 @@ def kernel_address(name: str, real_bits: int, needs: Needs = EVERYTHING) -> int:
         key = wanted
     address: int = _entries[key].address
     return address
+
+
+def is_python() -> bool:
+    """Whether the kernels that have been loaded are Python, not compiled."""
+    scalars = sys.modules.get(f"{__package__}.numba_scalars")
+    return getattr(scalars, "COMPILES", None) is False
+
+
+def raising(evaluate: Callable[..., Result]) -> Callable[..., Result]:
+    """A driver's function that raises what kernels in Python raise; C cannot pass it on."""
+    from .numba_functions import raise_what_kernels_raised
+
+    def evaluate_and_raise(*arguments: Any) -> Result:
+        try:
+            return evaluate(*arguments)
+        finally:
+            raise_what_kernels_raised()
+
+    return evaluate_and_raise
 
 
 def nearest(
@@ -80,8 +116,14 @@ def _compile(name: str, real_bits: int, needs: Needs) -> None:
             "this call, perhaps of a signal handler or a finalizer, comes from the middle of the "
             "import of numba; import fastxent and call fastxent.warmup(backend='numba') beforehand"
         )
-    if _is_switched_off():
-        raise ValueError(f"backend 'numba' is not available: {_SWITCHED_OFF}")
+    if changed := _switched_since():
+        raise ValueError(f"backend 'numba' is not available: {changed}")
+    if not _entries and _is_switched_off():
+        warnings.warn(
+            f"{_SWITCHED_OFF}: backend 'numba' runs as Python, ten thousand times slower or more",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     from .numba_twin import load_twin
 
     # What an exception from outside has left half compiled is not used again.

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+import ctypes
+from typing import Any, Final, NamedTuple
 
-from numba import njit, types
+import numba
+import numpy as np
+from numba import carray, cfunc, njit, types
 from numba.core import cgutils
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_machinery import PassManager
 from numba.extending import intrinsic
+
+from .numba_scalars import COMPILES, stack
 
 
 def called(dispatcher: Any, separately: bool) -> Any:
@@ -72,9 +77,65 @@ OPTIONS: Final[dict[str, Any]] = {
 
 def inlined(function: Any) -> Any:
     """Made part of every caller."""
+    if not COMPILES:
+        return function
     return called(njit(forceinline=True, **OPTIONS)(function), separately=False)
 
 
 def compiled(function: Any) -> Any:
     """Compiled by itself, and called."""
+    if not COMPILES:
+        return function
     return called(njit(**OPTIONS)(function), separately=True)
+
+
+def entry_of(kernel: Any, context_dtype: Any) -> Any:
+    """A kernel of (context, start, stop) as a C function, for a pointer to a context of this type.
+
+    It lives as long as what is returned.
+    """
+    if not COMPILES:
+        return _entry_in_python(kernel, context_dtype)
+    context_type = types.CPointer(numba.from_dtype(context_dtype))
+
+    @cfunc(types.void(context_type, types.int64, types.int64))
+    def enter(context: Any, start: int, stop: int) -> None:
+        kernel(carray(context, 1)[0], start, stop)
+
+    return enter
+
+
+def raise_what_kernels_raised() -> None:
+    """What a kernel in Python raised in this thread; then it is forgotten."""
+    error, stack.error = stack.error, None
+    if error is not None:
+        raise error
+
+
+class PythonEntry(NamedTuple):
+    """A Python function that C can call: what keeps it alive, and its address."""
+
+    callback: Any
+    address: int
+
+
+def _entry_in_python(kernel: Any, context_dtype: Any) -> PythonEntry:
+    size = np.dtype(context_dtype).itemsize
+
+    def enter(address: int, start: int, stop: int) -> None:
+        if stack.error is not None:
+            return
+        (context,) = np.frombuffer(ctypes.string_at(address, size), context_dtype).view(np.recarray)
+        own = len(stack.memory)
+        try:
+            with np.errstate(all="ignore"):
+                kernel(context, start, stop)
+        except BaseException as error:  # Ctrl-C and a debugger's end, too
+            stack.error = error
+        finally:
+            del stack.memory[own:]
+
+    callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(enter)
+    pointer = ctypes.cast(callback, ctypes.c_void_p).value
+    assert pointer is not None
+    return PythonEntry(callback, pointer)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from .numba_scalars import IS_X86, has_feature
+from .numba_scalars import IS_X86, has_feature, or_in_python
 
 _INT16 = ir.IntType(16)
 _INT32 = ir.IntType(32)
@@ -21,7 +22,10 @@ def _converts_float16() -> bool:
     return not IS_X86 or has_feature("f16c")
 
 
-def _converting(source: Any, result: Any, emit: Callable[[Any, Any], Any]) -> Any:
+def _converting(
+    source: Any, result: Any, emit: Callable[[Any, Any], Any], in_python: Callable[[Any], Any]
+) -> Any:
+    @or_in_python(in_python)
     @intrinsic
     def convert(typingctx: Any, value: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -82,8 +86,26 @@ def _narrow_bfloat16(builder: Any, value: Any) -> Any:
     return builder.trunc(builder.select(nan, quiet, rounded), _INT16)
 
 
+def _narrow_bfloat16_in_python(value: Any) -> Any:
+    bits = int(value.view(np.uint32))
+    if np.isnan(value):
+        return np.uint16(bits >> 16 | 0x40)
+    return np.uint16((bits + 0x7FFF + (bits >> 16 & 1)) >> 16)
+
+
 # From bits to a float32, and from a float32 to the bits of the nearest.
-widen_float16 = _converting(types.uint16, types.float32, _widen_float16)
-widen_bfloat16 = _converting(types.uint16, types.float32, _widen_bfloat16)
-narrow_float16 = _converting(types.float32, types.uint16, _narrow_float16)
-narrow_bfloat16 = _converting(types.float32, types.uint16, _narrow_bfloat16)
+widen_float16 = _converting(
+    types.uint16, types.float32, _widen_float16,
+    lambda bits: np.float32(bits.view(np.float16)),
+)  # fmt: skip
+widen_bfloat16 = _converting(
+    types.uint16, types.float32, _widen_bfloat16,
+    lambda bits: (np.uint32(bits) << np.uint32(16)).view(np.float32),
+)  # fmt: skip
+narrow_float16 = _converting(
+    types.float32, types.uint16, _narrow_float16,
+    lambda value: np.float16(value).view(np.uint16),
+)  # fmt: skip
+narrow_bfloat16 = _converting(
+    types.float32, types.uint16, _narrow_bfloat16, _narrow_bfloat16_in_python
+)

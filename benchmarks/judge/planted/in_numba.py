@@ -49,7 +49,7 @@ def _entry_again(kernel: str, share: int) -> tuple[Edit, ...]:
     return (
         before(
             NUMBA_KERNELS,
-            "_CONTEXT = numba.from_dtype(CONTEXT_DTYPE)\n",
+            "def compile_entry(kernel: Callable[..., None]) -> Any:\n",
             f"""\
 {kernel}_once = {kernel}
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..context import BLOCK
 from ..numba_functions import compiled
-from ..numba_scalars import fma, pointer_at
+from ..numba_scalars import fma, log1p, pointer_at
 from .elements import element_size, load_block
 from .exponential import reference_at
 from .precision import block_buffer, half, last_power, real, series_terms, zero
@@ -58,7 +58,7 @@ def row_softness(row, element, n_classes, temperature, buffer):
     above = (total + total_lost) * reference.factor + (np.float64(count) - 1.0)
     # a row without a finite maximum has no softmax
     y = above if m - m == 0.0 and above >= 0.0 else math.nan
-    return Softness(maximum=m, log_sum=math.log1p(y), scale=1.0 / (1.0 + y), others=y / (1.0 + y))
+    return Softness(maximum=m, log_sum=log1p(y), scale=1.0 / (1.0 + y), others=y / (1.0 + y))
 
 
 @compiled

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from ..context import BFLOAT16, FLOAT16, FLOAT32, FLOAT64
 from ..numba_functions import compiled, inlined
 from ..numba_halves import narrow_bfloat16, narrow_float16, widen_bfloat16, widen_float16
-from ..numba_scalars import pointer_at
+from ..numba_scalars import ldexp, pointer_at
 from .precision import own_element, real, zero
 from .settings import CONVERTS
 
@@ -39,7 +37,7 @@ def load_element(source, element):
 def scale_values(values, n, stride, exponent):
     # n values times 2^exponent, each rounded once.
     for j in range(n):
-        values[j * stride] = real(math.ldexp(np.float64(values[j * stride]), exponent))
+        values[j * stride] = real(ldexp(np.float64(values[j * stride]), exponent))
 
 
 @inlined

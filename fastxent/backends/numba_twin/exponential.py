@@ -18,7 +18,7 @@ import numpy as np
 
 from ..context import BLOCK
 from ..numba_functions import inlined
-from ..numba_scalars import fma, pointer_at, shift_bits
+from ..numba_scalars import exp, fma, frexp, ldexp, pointer_at, shift_bits
 from .precision import LN2, LOG2_E, arithmetic, real, real_bytes, zero
 from .settings import REAL_BITS
 
@@ -85,7 +85,7 @@ def reference_at(maximum):
         maximum=real(m if finite else math.nan),
         lowest=real((n - exponent_offset) * LN2),
         rounder=real((rounder + exponent_offset) - n),
-        factor=math.exp(-r) * spare_factor,
+        factor=exp(-r) * spare_factor,
     )
 
 
@@ -97,7 +97,7 @@ def balancing_exponent(scale, exponent):
     # range.
     if not 0.0 < abs(scale) < math.inf:
         return 0
-    distance = -spare_exponent - (math.frexp(scale)[1] + exponent)
+    distance = -spare_exponent - (frexp(scale)[1] + exponent)
     if abs(distance) <= spare_exponent // 2:
         return 0
     return min(max(distance, -(spare_exponent - 4)), most_exponent)
@@ -111,7 +111,7 @@ def shift_exponent(reference, exponent):
         maximum=reference.maximum,
         lowest=reference.lowest + real(exponent * LN2),
         rounder=reference.rounder - real(exponent),
-        factor=math.ldexp(reference.factor, exponent),
+        factor=ldexp(reference.factor, exponent),
     )
 
 
@@ -162,7 +162,7 @@ def kept_terms(kept, j, origin, reference, scale):
     exponent = int(float(reference.rounder) - pointer_at(kept.rounders, 0.0)[j // BLOCK])
     if not -(spare_exponent // 2) <= exponent <= 0:
         return none
-    own_scale = math.ldexp(scale, exponent)
+    own_scale = ldexp(scale, exponent)
     if exponent != 0 and not abs(own_scale) >= least_normal:
         return none
     return KeptTerms(address=kept.terms + j * real_bytes, scale=own_scale)

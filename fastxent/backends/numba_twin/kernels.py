@@ -31,11 +31,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from math import exp, frexp, ldexp, log, log1p
 from typing import Any, NamedTuple
-
-import numba
-from numba import carray, cfunc, types
 
 from ..context import (
     BLOCK,
@@ -51,8 +47,19 @@ from ..context import (
     TARGET_NOTHING,
     TARGET_PROBS,
 )
-from ..numba_functions import compiled, inlined
-from ..numba_scalars import address_of, finish_streams, fma, pointer_at, stack_buffer
+from ..numba_functions import compiled, entry_of, inlined
+from ..numba_scalars import (
+    address_of,
+    exp,
+    finish_streams,
+    fma,
+    frexp,
+    ldexp,
+    log,
+    log1p,
+    pointer_at,
+    stack_buffer,
+)
 from .divergence import block_divergence, row_softness
 from .elements import (
     element_size,
@@ -1480,15 +1487,6 @@ def rows_sum(context, start, stop):
     totals[0] = total + total_lost
 
 
-_CONTEXT = numba.from_dtype(CONTEXT_DTYPE)
-_SIGNATURE = types.void(types.CPointer(_CONTEXT), types.int64, types.int64)
-
-
 def compile_entry(kernel: Callable[..., None]) -> Any:
-    """A kernel compiled as a C function, which lives as long as what is returned."""
-
-    @cfunc(_SIGNATURE)
-    def enter(context, start, stop):
-        kernel(carray(context, 1)[0], start, stop)
-
-    return enter
+    """A kernel as a C function, which lives as long as what is returned; `address` is its own."""
+    return entry_of(kernel, CONTEXT_DTYPE)
