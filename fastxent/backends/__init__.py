@@ -219,17 +219,17 @@ def evaluate(
         _programs[key] = program, is_python
     if program is None:
         return None
-    if is_python:
-        # in this thread alone, where errors can be raised: fork waits for other threads inside
-        # kernels, and holds what they need to go on
-        return numba_compiler.raising(driver.evaluate)(
+    # Python runs in this thread alone, where its errors can be raised: fork waits for other threads
+    # inside kernels, and holds what they need to go on.
+    n_threads = 1 if is_python else plan.n_threads
+    try:
+        return driver.evaluate(
             program, logits, target, ignore_index, losses, output, output_kind, mean,
-            plan.chunk, 1, options,
+            plan.chunk, n_threads, options,
         )  # fmt: skip
-    return driver.evaluate(
-        program, logits, target, ignore_index, losses, output, output_kind, mean,
-        plan.chunk, plan.n_threads, options,
-    )  # fmt: skip
+    finally:
+        if is_python:
+            numba_compiler.raise_what_kernels_raised()
 
 
 _FIRST_ORDER = (OUTPUT_NOTHING, OUTPUT_GRADIENT, OUTPUT_LOG_SOFTMAX)

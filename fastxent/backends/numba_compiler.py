@@ -9,9 +9,9 @@ import importlib.util
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from types import ModuleType
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from .needs import EVERYTHING, KERNELS, Needs
 from .undisturbed import undisturbed
@@ -36,12 +36,16 @@ def obstacle() -> str | None:
 
 def _switched_since() -> str | None:
     """Why the kernels that have been loaded, to be compiled or as Python, cannot be added to."""
-    scalars = sys.modules.get(f"{__package__}.numba_scalars")
-    compiles = getattr(scalars, "COMPILES", None)  # None: not loaded yet
     off = _is_switched_off()
-    if compiles is None or compiles != off:
+    if _compiles() is not off:
         return None
     return _SWITCHED_SINCE.format("off" if off else "on")
+
+
+def _compiles() -> bool | None:
+    """Whether the kernels are compiled (or are Python); None before the first has been loaded."""
+    scalars = sys.modules.get(f"{__package__}.numba_scalars")
+    return getattr(scalars, "COMPILES", None)
 
 
 def _is_switched_off() -> bool:
@@ -54,8 +58,6 @@ def _is_switched_off() -> bool:
     except ValueError:  # Numba warns, and goes on without it
         return False
 
-
-Result = TypeVar("Result")
 
 _entries: dict[tuple[str, int, Needs], Any] = {}  # with the compiled code
 _idle: dict[tuple[int, Needs], ModuleType] = {}
@@ -80,21 +82,16 @@ def kernel_address(name: str, real_bits: int, needs: Needs = EVERYTHING) -> int:
 
 def is_python() -> bool:
     """Whether the kernels that have been loaded are Python, not compiled."""
-    scalars = sys.modules.get(f"{__package__}.numba_scalars")
-    return getattr(scalars, "COMPILES", None) is False
+    return _compiles() is False
 
 
-def raising(evaluate: Callable[..., Result]) -> Callable[..., Result]:
-    """A driver's function that raises what kernels in Python raise; C cannot pass it on."""
-    from .numba_functions import raise_what_kernels_raised
+def raise_what_kernels_raised() -> None:
+    """What a kernel in Python raised in this thread, which C cannot pass on."""
+    from .numba_scalars import stack
 
-    def evaluate_and_raise(*arguments: Any) -> Result:
-        try:
-            return evaluate(*arguments)
-        finally:
-            raise_what_kernels_raised()
-
-    return evaluate_and_raise
+    error, stack.error = stack.error, None
+    if error is not None:
+        raise error
 
 
 def nearest(

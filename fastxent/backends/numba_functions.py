@@ -105,13 +105,6 @@ def entry_of(kernel: Any, context_dtype: Any) -> Any:
     return enter
 
 
-def raise_what_kernels_raised() -> None:
-    """What a kernel in Python raised in this thread; then it is forgotten."""
-    error, stack.error = stack.error, None
-    if error is not None:
-        raise error
-
-
 class PythonEntry(NamedTuple):
     """A Python function that C can call: what keeps it alive, and its address."""
 

@@ -72,6 +72,13 @@ def convert_block(source, element, n, buffer):
             buffer[j] = real(doubles[j])
 
 
+@compiled
+def copy_values(values, n, places):
+    # floats, converted where the places are of another type
+    for j in range(n):
+        places[j] = values[j]
+
+
 @inlined
 def load_block(source, element, n, buffer):
     # n elements as reals: where they lie, or converted into `buffer` (BLOCK reals).

@@ -22,7 +22,7 @@ from ..numba_scalars import (
     prefetch_to_write,
     stack_buffer,
 )
-from .elements import element_size, load_block
+from .elements import copy_values, element_size, load_block
 from .exponential import put_together, reduce, scaled_term, with_tail
 from .precision import (
     PREFETCH_DISTANCE,
@@ -529,12 +529,6 @@ def block_sum_and_spread(block, reference, next, class_weights, mass, terms):
 
 
 @compiled
-def write_masses(targets, n, masses):
-    for j in range(n):
-        masses[j] = np.float64(targets[j])
-
-
-@compiled
 def multiply_masses(masses, class_weights, n):
     for j in range(n):
         masses[j] *= np.float64(class_weights[j])
@@ -549,7 +543,7 @@ def block_target(logits, targets, class_weights, n, maximum):
     ahead = address_of(targets) + PREFETCH_DISTANCE * real_bytes
     for j in range(0, n, line):
         prefetch(ahead + j * real_bytes)
-    write_masses(targets, n, masses)
+    copy_values(targets, n, masses)
     if class_weights != 0:
         multiply_masses(masses, pointer_at(class_weights, zero), n)
     mass = sum_of_float64(masses, n)

@@ -30,6 +30,7 @@ from ..numba_scalars import (
 from .elements import (
     convert_block,
     convert_results,
+    copy_values,
     element_size,
     load_block,
     output_block,
@@ -49,6 +50,7 @@ from .precision import (
     real_bytes,
     zero,
 )
+from .settings import CONVERTS
 
 MOST_LANES: Final = 256
 # The bytes of a tile's logits; its exponentials take as many.
@@ -127,12 +129,6 @@ def lanes_of(values, j, lanes):
 
 
 @compiled
-def copy_values(values, n, places):
-    for k in range(n):
-        places[k] = values[k]
-
-
-@compiled
 def copy_apart(values, stride, n, places, other_stride):
     # reals that lie `stride` apart to places `other_stride` apart
     for k in range(n):
@@ -179,22 +175,21 @@ def load_tile(tile, source, element, n_classes, n, row_stride, class_stride):
     # The logits of n rows; the other lanes hold 0. Element j of row k lies at
     # source + k * row_stride + j * class_stride, and one of the two strides is an element's
     # size.
-    size = element_size(element)
     logits = address_of(tile.logits)
     apart = tile.lanes * real_bytes
-    if row_stride == size:
+    if row_stride == element_size(element):
         buffer = tile_lanes_buffer(zero)
         for j in range(n_classes):
             values = load_block(source + j * class_stride, element, n, buffer)
             copy_values(values, n, lanes_of(tile.logits, j, tile.lanes))
-    elif element == own_element and row_stride % size == 0:
+    elif not CONVERTS or element == own_element:
         transpose(source, row_stride, n, n_classes, logits, apart)
     else:
         rows = rows_buffer(zero)
         for k in range(0, n, side):
             n_rows = min(side, n - k)
             for r in range(n_rows):
-                row = pointer_at(address_of(rows) + r * LANE_CLASSES * real_bytes, zero)
+                row = lanes_of(rows, r, LANE_CLASSES)
                 convert_block(source + (k + r) * row_stride, element, n_classes, row)
             transpose(
                 address_of(rows), LANE_CLASSES * real_bytes, n_rows, n_classes,
@@ -208,17 +203,16 @@ def load_tile(tile, source, element, n_classes, n, row_stride, class_stride):
 @compiled
 def store_tile(tile, destination, element, n_classes, n, row_stride, class_stride):
     # The terms of n rows to where they belong: load_tile the other way round.
-    size = element_size(element)
     terms = address_of(tile.terms)
     apart = tile.lanes * real_bytes
-    if row_stride == size:
+    if row_stride == element_size(element):
         buffer = tile_lanes_buffer(zero)
         for j in range(n_classes):
             place = destination + j * class_stride
             output = output_block(place, element, buffer)
             copy_values(lanes_of(tile.terms, j, tile.lanes), n, output)
             store_block(output, n, place, element)
-    elif element == own_element and row_stride % size == 0:
+    elif not CONVERTS or element == own_element:
         transpose(terms, apart, n_classes, n, destination, row_stride)
     else:
         rows = rows_buffer(zero)
@@ -229,7 +223,7 @@ def store_tile(tile, destination, element, n_classes, n, row_stride, class_strid
                 LANE_CLASSES * real_bytes,
             )  # fmt: skip
             for r in range(n_rows):
-                row = pointer_at(address_of(rows) + r * LANE_CLASSES * real_bytes, zero)
+                row = lanes_of(rows, r, LANE_CLASSES)
                 convert_results(row, n_classes, destination + (k + r) * row_stride, element)
 
 
@@ -312,19 +306,19 @@ def write_units(tops, lanes, reference, tops_terms, units):
 
 
 @inlined
-def write_below(terms, tops_terms, lanes, below, counts):
+def write_below(terms, tops_terms, lanes, places, counts):
     # A loop of its own, over numbers of one width: LLVM takes as many lanes as the widest has.
     for k in range(lanes):
         is_top = terms[k] >= tops_terms[k]
-        below[k] = zero if is_top else terms[k]
+        places[k] = zero if is_top else terms[k]
         counts[k] += 1 if is_top else 0
 
 
 @inlined
-def add_four(below, lanes, rest):
+def add_four(terms, lanes, rest):
     for k in range(lanes):
-        a = np.float64(below[k]) + np.float64(below[k + lanes])
-        b = np.float64(below[k + 2 * lanes]) + np.float64(below[k + 3 * lanes])
+        a = np.float64(terms[k]) + np.float64(terms[k + lanes])
+        b = np.float64(terms[k + 2 * lanes]) + np.float64(terms[k + 3 * lanes])
         rest[k] += a + b
 
 
@@ -395,18 +389,6 @@ def write_shares(above, units, lanes, scales, others):
 
 
 @compiled
-def widen_lanes(values, lanes, wide):
-    for k in range(lanes):
-        wide[k] = np.float64(values[k])
-
-
-@compiled
-def narrow_lanes(wide, lanes, values):
-    for k in range(lanes):
-        values[k] = real(wide[k])
-
-
-@compiled
 def sum_tile(tile, n_classes, coming, reference, sums, writes):
     # The sums of a tile, and what they are relative to. Every term is added in float64: a sum
     # of a few in float32 has nothing to average its roundings with, and was wrong by 2.9 ULP at
@@ -424,7 +406,7 @@ def sum_tile(tile, n_classes, coming, reference, sums, writes):
     write_lane_terms(tile, n_classes, reference, coming)
     add_lanes_below(tile.terms, n_classes, lanes, tops_terms, rest, counts)
     write_above(rest, counts, units, lanes, above)
-    widen_lanes(tops, lanes, sums.maximum)
+    copy_values(tops, lanes, sums.maximum)
     write_log1p(above, lanes, sums.log_sum_exp)
     if writes:
         write_shares(above, units, lanes, sums.scale, sums.others)
@@ -456,7 +438,7 @@ def scale_lanes(terms, n_classes, lanes, scales):
 def softmax_tile(tile, n_classes, scales):
     # values_j = scale * exp(x_j - m) / factor
     narrow = tile_lanes_buffer(zero)
-    narrow_lanes(scales, tile.lanes, narrow)
+    copy_values(scales, tile.lanes, narrow)
     scale_lanes(tile.terms, n_classes, tile.lanes, narrow)
 
 
@@ -480,7 +462,7 @@ def spread_tile(tile, n_classes, class_weights, tops, spread):
     # w_j * (m - x_j) and w_j summed over the classes that are not masked, in float64.
     lanes = tile.lanes
     m = tile_lanes_buffer(zero)
-    narrow_lanes(tops, lanes, m)
+    copy_values(tops, lanes, m)
     for k in range(lanes):
         spread.dot[k] = 0.0
         spread.mass[k] = 0.0
@@ -502,7 +484,7 @@ def subtract_spread_from_tile(tile, n_classes, spreads, class_weights):
     # masked
     lanes = tile.lanes
     narrow = tile_lanes_buffer(zero)
-    narrow_lanes(spreads, lanes, narrow)
+    copy_values(spreads, lanes, narrow)
     for j in range(n_classes):
         weight = weight_of(class_weights, j)
         x = lanes_of(tile.logits, j, lanes)
@@ -518,8 +500,8 @@ def hessian_tile(tile, n_classes, scales, others, totals):
     rest = tile_lanes_buffer(zero)
     total = tile_lanes_buffer(zero)
     softmax_tile(tile, n_classes, scales)
-    narrow_lanes(others, lanes, rest)
-    narrow_lanes(totals, lanes, total)
+    copy_values(others, lanes, rest)
+    copy_values(totals, lanes, total)
     for j in range(n_classes):
         own = lanes_of(tile.terms, j, lanes)
         for k in range(lanes):
@@ -533,8 +515,8 @@ def log_softmax_tile(tile, n_classes, tops, logs):
     lanes = tile.lanes
     m = tile_lanes_buffer(zero)
     log_sum = tile_lanes_buffer(zero)
-    narrow_lanes(tops, lanes, m)
-    narrow_lanes(logs, lanes, log_sum)
+    copy_values(tops, lanes, m)
+    copy_values(logs, lanes, log_sum)
     for j in range(n_classes):
         x = lanes_of(tile.logits, j, lanes)
         own = lanes_of(tile.terms, j, lanes)
