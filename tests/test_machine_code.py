@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 import re
 import sys
@@ -9,10 +10,11 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from numba import types
 
 from fastxent.backends import numba_twin
 from fastxent.backends.needs import EVERYTHING
-from fastxent.backends.numba_functions import compiled
+from fastxent.backends.numba_functions import CALLED, compiled, compiling
 from fastxent.backends.numba_scalars import IS_X86, has_feature, pointer_at
 
 pytestmark = [
@@ -95,9 +97,22 @@ def vector_loops(code: str) -> int:
 
 def code_of(function: Any) -> list[str]:
     """The machine code of a function, for all types that it has been compiled for."""
-    codes = [each.library.get_asm_str() for each in function.dispatcher.overloads.values()]
-    assert codes, "not compiled"
-    return codes
+    return [
+        code_in(assembly_of(result.library), result.fndesc.llvm_func_name)
+        for (compiled_one, _), result in CALLED.items()
+        if compiled_one is function.function
+    ]
+
+
+@functools.cache
+def assembly_of(library: Any) -> str:
+    return str(library.get_asm_str())
+
+
+def code_in(assembly: str, symbol: str) -> str:
+    """The part of a library's machine code that is one function's."""
+    (code,) = re.findall(rf"^{symbol}:\n(.*?)^\.Lfunc_end", assembly, re.MULTILINE | re.DOTALL)
+    return str(code)
 
 
 @pytest.fixture(scope="module", params=[32, 64], ids=["float32", "float64"])
@@ -120,9 +135,11 @@ def test_loops_over_classes_are_done_in_vectors(
         loops = 0  # 16 bits are results of float32 arithmetic alone
     function = getattr(sys.modules[f"{twin.__package__}.{module}"], name)
     if "float64" in str(twin.__package__) and (name == "multiply_terms" or module == "tiles"):
-        assert not function.dispatcher.overloads  # float64 keeps no exponentials, and has no tiles
+        assert not code_of(function)  # float64 keeps no exponentials, and has no tiles
         return
-    for code in code_of(function):
+    codes = code_of(function)
+    assert codes, "not compiled"
+    for code in codes:
         assert vector_loops(code) >= loops, code
 
 
@@ -146,8 +163,7 @@ def test_a_loop_that_is_not_is_seen() -> None:
     copied = ".LBB0_1:\n\t{}\t%ymm0, (%rdi,%rax)\n\tjne\t.LBB0_1\n"
     assert vector_loops(copied.format("vmovups")) == 1
     assert vector_loops(copied.format("vmaskmovps")) == 0
-    signature = "(int64, int64)"
     for function, expected in ((total, 0), (doubled, 1)):
-        function.dispatcher.compile(signature)
-        (code,) = code_of(function)
+        with compiling(function, (types.int64, types.int64)):
+            (code,) = code_of(function)
         assert (vector_loops(code) > 0) == bool(expected), code

@@ -157,6 +157,43 @@ def test_a_call_in_the_middle_of_the_users_import_of_numba_says_so() -> None:
     assert "import of numba; import fastxent and call fastxent.warmup" in result.stdout
 
 
+FAILED = """
+from fastxent.backends.context import CONTEXT_DTYPE
+from fastxent.backends.needs import PLAIN
+from fastxent.backends.numba_twin import load_twin
+from fastxent.backends import numba_functions
+from numba.core.codegen import CPUCodeLibrary
+
+twin = load_twin(32, PLAIN)
+finalize = CPUCodeLibrary.finalize
+
+def fail(library):
+    if library.name == 'fastxent':
+        raise MemoryError('no room for machine code')
+    finalize(library)
+
+for compiles in (
+    lambda: numba_functions.entry_of(twin.rows_sum, CONTEXT_DTYPE),
+    lambda: call(backend='numba'),
+):
+    CPUCodeLibrary.finalize = fail
+    try:
+        compiles()
+    except MemoryError as error:
+        print(error)
+    CPUCodeLibrary.finalize = finalize
+    print(len(numba_functions.CALLED))
+    compiles()
+    print(len(numba_functions.CALLED) > 0)
+    numba_functions.CALLED.clear()
+"""
+
+
+def test_what_a_failed_compilation_has_left_is_not_used() -> None:
+    result = run_python(PRELUDE + FAILED)
+    assert result.stdout == "no room for machine code\n0\nTrue\n" * 2, result.stderr
+
+
 SWITCHED_OFF = """
 import warnings
 with warnings.catch_warnings(record=True) as caught:
