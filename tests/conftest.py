@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -15,6 +16,13 @@ _TESTS = Path(__file__).resolve().parent
 # shadow the installed package with its sources.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != _TESTS.parent]
 sys.path.append(str(_TESTS))  # for support.py
+
+# A background job of a shell starts without it; programs that are interrupted here would, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Of pytest-xdist, whose worker this may be. What tests start is none: pytest-benchmark would
+# measure nothing there.
+os.environ.pop("PYTEST_XDIST_WORKER", None)
 
 try:
     from hypothesis import settings

@@ -94,7 +94,7 @@ def same_bits(a: Any, b: Any) -> bool:
 
 
 def run_python(
-    code: str, *arguments: str, timeout: float = 120.0, env: dict[str, str] | None = None
+    code: str, *arguments: str, timeout: float = 240.0, env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run a program in a process of its own, in an empty folder, so that nothing is shadowed."""
     with tempfile.TemporaryDirectory() as folder:

@@ -228,7 +228,9 @@ def test_probabilities_that_do_not_fit_are_left_alone(
 
 
 @pytest.mark.parametrize("place", ["logits", "target", "output", "losses"])
-@pytest.mark.parametrize("garbage", [1, "text", [1.0], b"bytes", object()], ids=repr)
+@pytest.mark.parametrize(
+    "garbage", [1, "text", [1.0], b"bytes", object()], ids=lambda each: type(each).__name__
+)
 def test_the_compiled_driver_takes_nothing_but_arrays(place: str, garbage: Any) -> None:
     assert driver.evaluate(*arguments(**{place: garbage}).values()) is None
     if place != "losses":
