@@ -14,6 +14,10 @@ enum { OUTPUT_LABEL_GRADIENT = 4, OUTPUT_HESSIAN_PRODUCT = 5 };
 /* Sums start afresh every SEGMENT classes; what a segment leaves behind is STATE_SIZE numbers. */
 enum { SEGMENT = 16384, STATE_SIZE = 16 };
 
+/* The exponentials of a row of up to SEGMENT classes are kept on a thread's stack, 64 kB, and those
+ * of a row of up to SCRATCH_CLASSES in its scratch memory. Longer ones have not been measured. */
+enum { SCRATCH_CLASSES = 131072 };
+
 /* A larger output goes past the caches: it would drive out all that is in them. */
 enum { STREAM_BYTES = 33554432 };
 
@@ -60,6 +64,8 @@ typedef struct {
   double *losses;          /* one a row */
   double *states;          /* STATE_SIZE numbers a segment or a row */
   double *totals;          /* a few numbers of all rows */
+  char *scratch;           /* of the thread: room for n_classes float32 and two lines more, or NULL */
+  int64_t scratch_stride;  /* bytes from a thread's to the next one's */
 } Context;
 
 #endif

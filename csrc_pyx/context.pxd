@@ -20,6 +20,7 @@ cdef extern from "context.h" nogil:
         OUTPUT_HESSIAN_PRODUCT
         SEGMENT
         STATE_SIZE
+        SCRATCH_CLASSES
         STREAM_BYTES
     ctypedef struct Context:
         int64_t n_classes
@@ -64,3 +65,5 @@ cdef extern from "context.h" nogil:
         double* losses
         double* states
         double* totals
+        char* scratch
+        int64_t scratch_stride

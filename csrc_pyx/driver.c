@@ -35,6 +35,7 @@ typedef struct Job {
   int64_t chunk;
   _Atomic int64_t next;      /* first item that nobody has taken */
   _Atomic int64_t completed; /* items finished or given up */
+  _Atomic int64_t n_scratch; /* threads that have scratch memory */
   _Atomic int caller_sleeps;
   /* the rest only under `lock` */
   int helpers_wanted;
@@ -110,13 +111,20 @@ NAMED void driver_work(Kernel kernel, const Context *context, int64_t start, int
   kernel(context, start, stop);
 }
 
+/* The context with scratch memory that is the calling thread's alone. */
+static Context own_context(Job *job) {
+  Context own = job->context;
+  if (own.scratch) own.scratch += atomic_fetch_add(&job->n_scratch, 1) * own.scratch_stride;
+  return own;
+}
+
 /* Works on one chunk; 0 where none was left. */
-static int run_chunk(Job *job) {
+static int run_chunk(Job *job, const Context *own) {
   const int64_t start = atomic_fetch_add(&job->next, job->chunk);
   if (start >= job->n_items) return 0;
   const int64_t left = job->n_items - start;
   const int64_t n = left < job->chunk ? left : job->chunk;
-  driver_work(job->kernel, &job->context, start, start + n);
+  driver_work(job->kernel, own, start, start + n);
   if (atomic_fetch_add(&job->completed, n) + n == job->n_items &&
       atomic_load(&job->caller_sleeps)) {
     pthread_mutex_lock(&lock);
@@ -148,11 +156,12 @@ static Job *find_job(void) {
 }
 
 static void help(Job *job) {
+  const Context own = own_context(job);
   int more = 1;
   while (more) {
     atomic_fetch_add(&in_flight, 1);
     if (!atomic_load(&paused)) {
-      more = run_chunk(job);
+      more = run_chunk(job, &own);
       atomic_fetch_sub(&in_flight, 1);
     } else {
       atomic_fetch_sub(&in_flight, 1);
@@ -213,8 +222,9 @@ static void start_workers(int wanted) {
 
 /* Chunks of the job in the caller's thread until none is left. */
 static int take_part(Job *job, InterruptCheck check) {
+  const Context own = own_context(job);
   int64_t next_check = now() + CHECK_INTERVAL_NANOSECONDS;
-  while (run_chunk(job)) {
+  while (run_chunk(job, &own)) {
     if (check && now() >= next_check) {
       const int answer = check();
       if (answer != 0) {

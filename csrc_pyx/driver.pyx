@@ -13,7 +13,8 @@ from libc.stdint cimport int64_t, uintptr_t
 from libc.string cimport memset
 
 from context cimport (
-    BFLOAT16, FLOAT16, FLOAT32, FLOAT64, OUTPUT_NOTHING, SEGMENT, STATE_SIZE, STREAM_BYTES,
+    BFLOAT16, FLOAT16, FLOAT32, FLOAT64, OUTPUT_GRADIENT, OUTPUT_HESSIAN,
+    OUTPUT_HESSIAN_PRODUCT, OUTPUT_NOTHING, SCRATCH_CLASSES, SEGMENT, STATE_SIZE, STREAM_BYTES,
     TARGET_LABELS, TARGET_PROBS, Context,
 )
 
@@ -58,6 +59,7 @@ cdef enum:
     SEGMENTS = 1
     ROWS_AT_ONCE = 2
 
+cdef int64_t LINE_BYTES = 64
 cdef int64_t MOST_ITEMS = <int64_t>1 << 62
 
 # Beyond them 1/denominator is no number with all its digits.
@@ -395,6 +397,17 @@ cdef void set_output_scale(Context* context, double denominator) noexcept:
         context.output_exponent = -exponent
 
 
+cdef char* set_scratch(Context* context, int64_t n_threads) except NULL:
+    # Room for the exponentials of a row in every thread, each at a line of memory: whole lines,
+    # and two more that the kernels fill. Returns what is to be freed.
+    context.scratch_stride = (4 * context.n_classes // LINE_BYTES + 3) * LINE_BYTES
+    cdef char* memory = <char*>PyMem_Malloc(LINE_BYTES + n_threads * context.scratch_stride)
+    if memory == NULL:
+        raise MemoryError
+    context.scratch = memory + LINE_BYTES - <uintptr_t>memory % LINE_BYTES
+    return memory
+
+
 cdef int64_t first_nan(const double* marks, int64_t n) noexcept nogil:
     cdef int64_t i
     for i in range(n):
@@ -434,7 +447,8 @@ cdef object run_program(
     cdef double denominator, given_denominator = -1.0
     cdef double totals[4]
     cdef double* scratch
-    cdef bint held, narrows, weighs = False, refuses_empty = False
+    cdef char* memory = NULL
+    cdef bint held, narrows, keeps, weighs = False, refuses_empty = False
     if not isinstance(program, tuple) or PyTuple_GET_SIZE(program) != 7:
         raise TypeError("program must be a Program")
     # a named tuple: without the cast it would be gone through like any iterable, 0.1 us
@@ -460,9 +474,16 @@ cdef object run_program(
         if not set_options(&context, layout, options, logits, n_rows):
             return None
         given_denominator, weighs, refuses_empty = (<tuple>options)[14:]
+    keeps = (
+        context.output_kind in (OUTPUT_GRADIENT, OUTPUT_HESSIAN, OUTPUT_HESSIAN_PRODUCT)
+        and context.logits_element != FLOAT64
+        and SEGMENT < context.n_classes <= SCRATCH_CLASSES
+    )
     if n_rows * context.n_segments > MOST_ITEMS // (16 * STATE_SIZE):
         raise MemoryError
     for _, extent in steps:
+        if extent == SEGMENTS:
+            keeps = False
         if extent == SEGMENTS and context.states == NULL:
             if context.n_segments == 1:
                 return None
@@ -483,6 +504,8 @@ cdef object run_program(
     if scratch == NULL:
         raise MemoryError
     try:
+        if keeps:
+            memory = set_scratch(&context, min(<int64_t>n_threads, n_rows))
         if context.states == NULL:
             context.states = scratch
         context.losses = scratch + n_states if n_own else <double*>(<np.ndarray>losses).data
@@ -519,6 +542,7 @@ cdef object run_program(
             narrow(context.losses, n_rows, <float*>(<np.ndarray>losses).data)
         return -1, denominator, totals[0]
     finally:
+        PyMem_Free(memory)
         PyMem_Free(scratch)
 
 

@@ -33,7 +33,8 @@ from libc.stdint cimport int64_t, uintptr_t
 
 from context cimport (
     OUTPUT_GRADIENT, OUTPUT_HESSIAN, OUTPUT_HESSIAN_PRODUCT, OUTPUT_LABEL_GRADIENT,
-    OUTPUT_LOG_SOFTMAX, OUTPUT_NOTHING, TARGET_LABELS, TARGET_NOTHING, TARGET_PROBS,
+    OUTPUT_LOG_SOFTMAX, OUTPUT_NOTHING, SCRATCH_CLASSES, SEGMENT, TARGET_LABELS,
+    TARGET_NOTHING, TARGET_PROBS,
 )
 from primitives cimport (
     LANES, MOST_LANES, LaneReference, LaneSpread, LaneSums, Tile, hessian_tile, load_tile,
@@ -41,16 +42,16 @@ from primitives cimport (
     subtract_spread_from_tile, sum_tile,
 )
 from primitives cimport (
-    BLOCK, KEPT_BLOCKS, LARGEST_OUTPUT_EXPONENT, LEAST_BALANCED_SCALE, LEAST_OUTPUT_EXPONENT,
-    LEAST_OUTPUT_SCALE, MOST_BALANCED_SCALE, MOST_OUTPUT_EXPONENT, MOST_OUTPUT_SCALE, Block,
-    BlockSpread, BlockSum, BlockTarget, Context, Gap, Kept, Measure, Reference, Softness,
-    Transformed, balancing_exponent, block_divergence, block_expectation, block_hessian,
-    block_hessian_product, block_is_within, block_label_gradient, block_log_softmax,
-    block_maximum, block_softmax, block_softmax_minus_target, block_spread, block_sum,
-    block_sum_and_spread, block_sum_with_tails, block_target, element_size, finish_streams,
-    first_equal, keep_terms, kept_terms, load_block, load_element, open_block, output_block,
-    prefetch_ends, real, reference_at, row_softness, scale_values, shift_block, shift_exponent,
-    store_block, store_element, transform_block, transformed_gap, transformed_value,
+    BLOCK, LARGEST_OUTPUT_EXPONENT, LEAST_BALANCED_SCALE, LEAST_OUTPUT_EXPONENT, LEAST_OUTPUT_SCALE,
+    MOST_BALANCED_SCALE, MOST_OUTPUT_EXPONENT, MOST_OUTPUT_SCALE, Block, BlockSpread, BlockSum,
+    BlockTarget, Context, Gap, Kept, Measure, Reference, Softness, TermsBuffer, Transformed,
+    balancing_exponent, block_divergence, block_expectation, block_hessian, block_hessian_product,
+    block_is_within, block_label_gradient, block_log_softmax, block_maximum, block_softmax,
+    block_softmax_minus_target, block_spread, block_sum, block_sum_and_spread, block_sum_with_tails,
+    block_target, element_size, finish_streams, first_equal, keep_terms, kept_terms, load_block,
+    load_element, open_block, output_block, prefetch_ends, real, reference_at, row_softness,
+    scale_values, shift_block, shift_exponent, store_block, store_element, transform_block,
+    transformed_gap, transformed_value,
 )
 
 cdef double E_TO_MINUS_128 = exp(-128.0)
@@ -305,7 +306,7 @@ cdef inline bint keeps_terms(const Context* context) noexcept nogil:
     # one has been rounded, and where a target is taken away from it no digit is to spare.
     return (
         sizeof(real) == 4
-        and context.n_classes <= KEPT_BLOCKS * BLOCK
+        and context.n_classes <= (SEGMENT if context.scratch == NULL else SCRATCH_CLASSES)
         and (
             context.output_kind == OUTPUT_GRADIENT
             or context.output_kind == OUTPUT_HESSIAN
@@ -824,11 +825,13 @@ cdef void rows_evaluate(const Context* context, int64_t start, int64_t stop) noe
     cdef Reading reading = Reading(current=&blocks[0], next=&blocks[1])
     cdef int64_t i = next_kept(context, start, stop)
     cdef int64_t following
-    cdef Kept room
+    cdef TermsBuffer terms
+    cdef Kept references
     cdef Kept* kept = NULL
     cdef State state
     if keeps_terms(context):
-        kept = &room
+        kept = &references
+        kept.terms = <real*>context.scratch if context.scratch != NULL else terms.terms
     write_ignored(context, start, i)
     if i < stop:
         open_at(context, i, 0, context.n_classes, reading.current)

@@ -104,7 +104,6 @@ static const real CORRECTIONS[STEPS] = {
 
 /* A block is the largest run of classes handled at once; it and its copy fit the L1 cache. */
 #define BLOCK 1024
-#define KEPT_BLOCKS 16 /* of exponentials that a row keeps: 64 kB of a thread's stack */
 /* Lines whose exponentials are added before anything is added to the sums. */
 #define GROUP (8 * LINE)
 /* Reals ahead of the exponentials that memory is asked for the logits: measured best 4096 to 8192. */
@@ -172,14 +171,22 @@ static inline Reference shift_exponent(Reference reference, int exponent) {
   return reference;
 }
 
+/* Of terms relative to another maximum; times 2^-126 it is half of the smallest float32. */
+#define MOST_KEPT_SCALE 0x1p-24
+
 /* Exponentials of a row that are kept for its output, and what they were taken relative to: its
  * largest logit may come after them. Taken relative to that they are the same but for a power of
  * two, unless the logits have been shifted or transformed relative to another one. */
 typedef struct {
-  real terms[KEPT_BLOCKS * BLOCK + LANES]; /* LANES are read at the end of a row */
-  real rounders[KEPT_BLOCKS];
-  double origins[KEPT_BLOCKS];
+  real *terms;
+  real rounders[SCRATCH_CLASSES / BLOCK];
+  double origins[SCRATCH_CLASSES / BLOCK];
 } Kept;
+
+/* Room for those of SEGMENT classes; LANES are read at the end of a row. */
+typedef struct {
+  real terms[SEGMENT + LANES];
+} TermsBuffer;
 
 /* Where the terms of the block at class j are put, or NULL where none are kept. */
 static inline real *keep_terms(Kept *kept, int64_t j, double origin, Reference reference) {
@@ -191,15 +198,16 @@ static inline real *keep_terms(Kept *kept, int64_t j, double origin, Reference r
 
 /* The terms of the block at class j, and in `scale` what times them is what it was times those of
  * this reference; NULL if none are kept or they do not serve, as where that would be a subnormal
- * number. (A term that is 0 relative to this one, but not to that it was kept with, makes no normal
- * number: docs/numerics.md.) */
+ * number. A term that is below 2^-126 relative to this one, but not to that it was kept with, is
+ * more exact than it would be: up to MOST_KEPT_SCALE it comes to 0 either way. */
 static inline const real *kept_terms(const Kept *kept, int64_t j, double origin,
                                      Reference reference, double *scale) {
-  if (!kept || kept->origins[j / BLOCK] != origin) return NULL;
+  if (!kept || kept->origins[j / BLOCK] != origin || *scale != *scale) return NULL;
   const double steps = (double)reference.rounder - (double)kept->rounders[j / BLOCK];
   if (!(steps <= 0 && steps >= -STEPS * (SPARE_EXPONENT / 2))) return NULL;
   const double own_scale = ldexp(*scale, (int)steps / STEPS);
-  if (steps != 0 && !(fabs(own_scale) >= 0x1p-126)) return NULL;
+  if (steps != 0 && !(fabs(own_scale) >= 0x1p-126 && fabs(*scale) <= MOST_KEPT_SCALE))
+    return NULL;
   *scale = own_scale;
   return kept->terms + j;
 }

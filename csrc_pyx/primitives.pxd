@@ -10,7 +10,6 @@ cdef extern from "primitives.h" nogil:
     ctypedef double real
     enum:
         BLOCK
-        KEPT_BLOCKS
         LEAST_OUTPUT_EXPONENT
         MOST_OUTPUT_EXPONENT
         LARGEST_OUTPUT_EXPONENT
@@ -22,7 +21,9 @@ cdef extern from "primitives.h" nogil:
         double shift
         double factor
     ctypedef struct Kept:
-        pass
+        real* terms
+    ctypedef struct TermsBuffer:
+        real* terms
     ctypedef struct Block:
         const real* logits
         int64_t n

@@ -11,6 +11,7 @@ from support import FLOATS, Array, random_logits, random_probs, same_bits
 
 import fastxent
 from fastxent import backends
+from fastxent._plan import make_plan
 from fastxent.backends import driver, python_driver
 
 soft_or_hard = pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
@@ -80,6 +81,56 @@ def test_rows_shared_by_threads_have_the_same_bits(
                 function(logits, backend=backend, n_threads=n_threads),
                 function(logits, backend=backend, n_threads=1),
             )
+
+
+def rows_whose_maxima_come_late(n_classes: int) -> Array:
+    """Exponentials of the first blocks are relative to other maxima than the last one."""
+    j = np.arange(n_classes)
+    noise = random_logits((8, n_classes))
+    rises = [j / 1024, j / 100, 30.0 * (j // 1024), 1e4 + j / 1024, j * 0.0]
+    rows = [np.float32(noise[k] + rise) for k, rise in enumerate(rises)]
+    first = np.where(j < 3000, -np.inf, noise[5] + j / 1024)
+    last = np.where(j == n_classes - 1, 60.0, noise[6])
+    # relative to the last one exponentials are 0 or subnormal, relative to the first they are not
+    far_below = np.linspace(-130.0, -105.0, n_classes)
+    far_below[0], far_below[-1] = 0.0, 20 * np.log(2)
+    return np.array([*rows, first, last, far_below], np.float32)
+
+
+@pytest.mark.parametrize("n_classes", [16385, 40_000, 131_072, 131_073])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {}, {"label_smoothing": 0.1}, {"temperature": 0.7}, {"softcap": 30.0}, {"z_loss": 1e-3},
+        {"sample_weight": 2.0**36}, {"sample_weight": 2.0**40}, {"sample_weight": 2.0**80},
+    ],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.usefixtures("eager_threads", "driver")
+def test_kept_exponentials_give_the_bits_of_computed_ones(
+    backend: str, n_classes: int, options: dict[str, Any]
+) -> None:
+    """A row that threads share keeps none, nor does one of more than 131072 classes."""
+    logits = rows_whose_maxima_come_late(n_classes)
+    labels = np.array([0, 1024, n_classes - 1, 5, 0, 0, n_classes - 1, 0])
+
+    def evaluate(times: int, n_threads: int) -> Any:
+        given = dict(options)
+        if "sample_weight" in options:
+            given["sample_weight"] = np.full(8 * times, options["sample_weight"])
+        return fastxent.cross_entropy_with_grad(
+            np.tile(logits, (times, 1)), np.tile(labels, times), reduction="none",
+            backend=backend, n_threads=n_threads, **given,
+        )  # fmt: skip
+
+    assert make_plan(8, n_classes, backend, 2).splits_rows
+    whole = evaluate(1, 1)
+    assert_same(whole, evaluate(1, 2))
+    # each thread keeps exponentials of its own
+    assert not make_plan(24, n_classes, backend, 2).splits_rows
+    many = evaluate(3, 2)
+    assert_same((many[0][:8], many[1][:8]), whole)
+    assert_same((many[0][16:], many[1][16:]), whole)
 
 
 @pytest.mark.usefixtures("eager_threads")

@@ -139,3 +139,17 @@ def test_every_function_takes_a_few_numbers_a_row_beside_its_result(backend: str
 def test_every_function_takes_little_beside_long_rows(backend: str) -> None:
     # class weights are kept in two precisions
     check_working_memory(random_logits((20, 200_000)), backend, 30 * 200_000)
+
+
+@pytest.mark.usefixtures("driver", "eager_threads")
+def test_gradients_of_long_rows_take_a_row_a_thread(backend: str) -> None:
+    logits = random_logits((40, 100_000))
+    labels, out = np.zeros(40, int), np.empty_like(logits)
+    for n_threads in (1, 2):
+        peak = peak_of(
+            lambda n=n_threads: fastxent.cross_entropy_with_grad(  # type: ignore[misc]
+                logits, labels, out=out, backend=backend, n_threads=n
+            )
+        )
+        assert 400_000 * n_threads < peak < 400_000 * n_threads + 40_000
+    assert peak_of(lambda: fastxent.log_softmax(logits, out=out, backend=backend)) < 40_000

@@ -140,7 +140,7 @@ def test_every_row_is_computed_once(n_threads: int, chunk: int) -> None:
         logits=address_of(logits),
         logits_stride=12,
         losses=address_of(losses),
-    ).pack()
+    )
     kernel = numba_compiler.kernel_address("rows_evaluate", 32)
     python_driver.run(kernel, context, 500, chunk, n_threads)
     assert np.array_equal(losses, np.full(500, np.log(3)))
@@ -158,7 +158,7 @@ def test_many_threads_may_use_the_python_driver_at_once() -> None:
                 logits=address_of(logits),
                 logits_stride=4 * n_classes,
                 losses=address_of(losses),
-            ).pack()
+            )
             python_driver.run(kernel, context, 500, 10, 1 + n_classes % 4)
             if not np.array_equal(losses, np.full(500, np.log(n_classes))):
                 return False
@@ -198,7 +198,7 @@ def test_what_a_helper_still_works_on_stays_when_its_call_is_interrupted(
         address = ctypes.cast(kernel, ctypes.c_void_p).value
         assert address is not None
         with pytest.raises(KeyboardInterrupt):
-            python_driver.run(address, b"", 2, 1, 2, (memory,))
+            python_driver.run(address, Context(n_classes=1), 2, 1, 2, (memory,))
         del memory
         gc.collect()
         go_on.set()
@@ -209,4 +209,4 @@ def test_what_a_helper_still_works_on_stays_when_its_call_is_interrupted(
 
 def test_a_kernel_that_is_not_there_is_refused() -> None:
     with pytest.raises(ValueError, match="does not fit this build"):
-        python_driver.run(0, b"", 1, 1, 1)
+        python_driver.run(0, Context(n_classes=1), 1, 1, 1)

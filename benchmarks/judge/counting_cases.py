@@ -173,6 +173,7 @@ def _plain(dtype: str) -> Iterator[Counted]:
         yield _case("gradient", dtype, planes, "axis 1", axis=1)
     yield _case("gradient", dtype, (2, 3, 200), "axis 1", axis=1)
     yield _case("gradient", dtype, SPLIT, "rows split", n_threads=2)
+    yield _case("gradient", dtype, SPLIT, n_threads=1)
     for shape in (SHORT, TILES):
         ignored = np.full(shape[0], NEVER)
         yield _case("gradient", dtype, shape, "ignored", labels=ignored, ignore_index=NEVER)

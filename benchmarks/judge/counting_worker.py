@@ -82,7 +82,7 @@ class Recorder:
         return told
 
     def run(
-        self, kernel: int, context: bytes, n_items: int, chunk: int, n_threads: int,
+        self, kernel: int, context: Any, n_items: int, chunk: int, n_threads: int,
         arrays: tuple[object, ...] = (),
     ) -> None:  # fmt: skip
         name = self._names[kernel]
@@ -90,7 +90,9 @@ class Recorder:
             self._uncounted(kernel, context, n_items, n_items, 1)  # a dump takes some 20 ms
             return
         self.entered.append((self.case.name, name))
-        self._run(kernel, context, n_items, n_items, 1, None)
+        # (earlier versions hand over bytes)
+        packed = context if isinstance(context, bytes) else context.pack()
+        self._run(kernel, packed, n_items, n_items, 1, None)
 
 
 @contextlib.contextmanager

@@ -37,6 +37,10 @@ OUTPUT_HESSIAN_PRODUCT: Final = 5  # with a vector for every row
 # same order as one that is not.
 SEGMENT: Final = 16384
 
+# The exponentials of a row of up to SEGMENT classes are kept on a thread's stack, 64 kB, and those
+# of a row of up to SCRATCH_CLASSES in its scratch memory.
+SCRATCH_CLASSES: Final = 131072
+
 # The numbers that a segment leaves behind, for the row's other segments to be merged with.
 STATE_SIZE: Final = 16
 
@@ -151,6 +155,8 @@ class Context(NamedTuple):
     losses: int = 0
     states: int = 0
     totals: int = 0
+    scratch: int = 0
+    scratch_stride: int = 0
 
     def pack(self) -> bytes:
         return _LAYOUT.pack(*self)

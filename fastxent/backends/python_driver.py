@@ -28,8 +28,12 @@ from .context import (
     LAYOUT_LANES,
     LAYOUT_PLANES,
     LAYOUT_ROWS,
+    OUTPUT_GRADIENT,
+    OUTPUT_HESSIAN,
+    OUTPUT_HESSIAN_PRODUCT,
     OUTPUT_NOTHING,
     ROWS,
+    SCRATCH_CLASSES,
     SEGMENT,
     SEGMENTS,
     STATE_SIZE,
@@ -47,6 +51,8 @@ __all__ = ["default_float_mode", "evaluate", "is_apart", "quotient", "run"]
 Array = np.ndarray[Any, Any]
 
 _Kernel = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64)
+
+_LINE_BYTES = 64
 
 _lock = threading.RLock()  # re-entrant: a signal handler may call in the middle
 _pool: ThreadPoolExecutor | None = None
@@ -76,7 +82,7 @@ def _pool_of(n_workers: int) -> ThreadPoolExecutor:
 
 def run(
     kernel: int,
-    context: bytes,
+    context: Context,
     n_items: int,
     chunk: int,
     n_threads: int,
@@ -91,15 +97,17 @@ def run(
         raise ValueError("the kernel does not fit this build of fastxent")
     function = _Kernel(kernel)
     starts = itertools.count(0, chunk)  # next() on it is atomic
+    scratch = itertools.count(context.scratch, context.scratch_stride)  # of each thread
     stopped = threading.Event()
 
     def take_chunks(_held: object = arrays) -> None:
+        own = context._replace(scratch=next(scratch)).pack()
         # A chunk that has been taken is always worked on: `stopped` is asked before the next one.
         while not stopped.is_set():
             start = next(starts)
             if start >= n_items:
                 return
-            function(context, start, min(start + chunk, n_items))
+            function(own, start, min(start + chunk, n_items))
 
     helpers = min(n_threads, -(-n_items // chunk)) - 1
     if helpers < 1:
@@ -211,7 +219,22 @@ def evaluate(
         states=_address_or_0(states),
         totals=_address_of(totals),
     )
-    arrays = (logits, target, output, given, wide_losses, states, totals)
+    keeps = (
+        output_kind in (OUTPUT_GRADIENT, OUTPUT_HESSIAN, OUTPUT_HESSIAN_PRODUCT)
+        and program.logits_element != FLOAT64
+        and SEGMENT < n_classes <= SCRATCH_CLASSES
+        and all(extent != SEGMENTS for _, extent in program.steps)
+    )
+    scratch = None
+    if keeps:
+        # whole lines of memory, and two more that the kernels fill
+        scratch_stride = (4 * n_classes // _LINE_BYTES + 3) * _LINE_BYTES
+        scratch = np.empty(_LINE_BYTES + min(n_threads, n_rows) * scratch_stride, np.uint8)
+        context = context._replace(
+            scratch=_address_of(scratch) + -_address_of(scratch) % _LINE_BYTES,
+            scratch_stride=scratch_stride,
+        )
+    arrays = (logits, target, output, given, wide_losses, states, totals, scratch)
     bad, denominator = -1, float(n_rows)
     if target is not None and program.target == TARGET_LABELS:
         context = context._replace(
@@ -220,7 +243,7 @@ def evaluate(
             ignore_index=ignore_index or 0,
         )
         if program.check != CHECKED:
-            run(program.check, context.pack(), n_rows, n_rows, 1)
+            run(program.check, context, n_rows, n_rows, 1)
             bad, denominator = int(totals[0]), float(totals[2 if given.weighs else 1])
     elif target is not None:
         context = context._replace(
@@ -230,7 +253,7 @@ def evaluate(
             output_scale=program.largest,
         )
         if program.check != CHECKED:
-            run(program.check, context.pack(), n_rows, chunk, n_threads, arrays)
+            run(program.check, context, n_rows, chunk, n_threads, arrays)
             wrong = np.isnan(wide_losses)
             bad = int(wrong.argmax()) if wrong.any() else -1
     if bad >= 0:
@@ -256,14 +279,13 @@ def evaluate(
                 output.nbytes > STREAM_BYTES and _address_of(output) != _address_of(logits)
             ),
         )
-    packed = context.pack()
     for kernel, extent in program.steps:
         if extent == ROWS:
-            run(kernel, packed, n_rows, chunk, n_threads, arrays)
+            run(kernel, context, n_rows, chunk, n_threads, arrays)
         elif extent == SEGMENTS:
-            run(kernel, packed, n_rows * n_segments, 1, n_threads, arrays)
+            run(kernel, context, n_rows * n_segments, 1, n_threads, arrays)
         else:
-            run(kernel, packed, n_rows, n_rows, 1)
+            run(kernel, context, n_rows, n_rows, 1)
     if losses is not None:
         with np.errstate(all="ignore"):  # a loss beyond float32 is inf, subnormal or 0
             losses[...] = wide_losses.reshape(losses.shape)

@@ -47,6 +47,8 @@ most_output_exponent = spare_exponent
 # infinity would be NaN.
 largest_output_exponent = 120 if REAL_BITS == 32 else 1000
 least_normal = 2.0**-126  # in float32
+# Of terms relative to another maximum; times 2^-126 it is half of the smallest float32.
+most_kept_scale = 2.0**-24
 # Between these balancing_exponent is 0.
 least_balanced_scale = math.ldexp(0.5, -spare_exponent - spare_exponent // 2)
 most_balanced_scale = math.ldexp(1.0, -spare_exponent + spare_exponent // 2)
@@ -153,17 +155,19 @@ def keep_terms(kept, j, origin, reference, buffer):
 @inlined
 def kept_terms(kept, j, origin, reference, scale):
     # The terms of the block at class j, and what times them is `scale` times those of this
-    # reference. They do not serve where that would be a subnormal number. (A term that is 0
-    # relative to this one, but not to that it was kept with, makes no normal number:
-    # docs/numerics.md.)
+    # reference. They do not serve where that would be a subnormal number. A term that is below
+    # 2^-126 relative to this one, but not to that it was kept with, is more exact than it would be:
+    # up to most_kept_scale it comes to 0 either way.
     none = KeptTerms(address=0, scale=scale)
     if kept.terms == 0 or pointer_at(kept.origins, 0.0)[j // BLOCK] != origin:
+        return none
+    if scale != scale:  # of two NaNs a product is the first, whichever that is in machine code
         return none
     exponent = int(float(reference.rounder) - pointer_at(kept.rounders, 0.0)[j // BLOCK])
     if not -(spare_exponent // 2) <= exponent <= 0:
         return none
     own_scale = ldexp(scale, exponent)
-    if exponent != 0 and not abs(own_scale) >= least_normal:
+    if exponent != 0 and not (abs(own_scale) >= least_normal and abs(scale) <= most_kept_scale):
         return none
     return KeptTerms(address=kept.terms + j * real_bytes, scale=own_scale)
 

@@ -42,6 +42,8 @@ from ..context import (
     OUTPUT_LABEL_GRADIENT,
     OUTPUT_LOG_SOFTMAX,
     OUTPUT_NOTHING,
+    SCRATCH_CLASSES,
+    SEGMENT,
     STATE_SIZE,
     TARGET_LABELS,
     TARGET_NOTHING,
@@ -95,7 +97,6 @@ from .outputs import (
     prefetch_ends,
 )
 from .precision import (
-    KEPT_BLOCKS,
     block_buffer,
     kept_buffer,
     kept_references_buffer,
@@ -470,7 +471,7 @@ def keeps_terms(context):
     # one has been rounded, and where a target is taken away from it no digit is to spare.
     return (
         REAL_BITS == 32
-        and context.n_classes <= KEPT_BLOCKS * BLOCK
+        and context.n_classes <= (SEGMENT if context.scratch == 0 else SCRATCH_CLASSES)
         and (
             context.output_kind == OUTPUT_GRADIENT
             or context.output_kind == OUTPUT_HESSIAN
@@ -967,9 +968,8 @@ def rows_evaluate(context, start, stop):
     origins = kept_references_buffer(0.0)
     kept = nothing_kept()
     if WRITES and keeps_terms(context):
-        kept = Kept(
-            terms=address_of(terms), rounders=address_of(rounders), origins=address_of(origins)
-        )
+        room = address_of(terms) if context.scratch == 0 else context.scratch
+        kept = Kept(terms=room, rounders=address_of(rounders), origins=address_of(origins))
     i = next_kept(context, start, stop)
     write_ignored(context, start, i)
     if i < stop:

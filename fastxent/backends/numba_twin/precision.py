@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from ..context import BLOCK, FLOAT32, FLOAT64
+from ..context import BLOCK, FLOAT32, FLOAT64, SCRATCH_CLASSES, SEGMENT
 from ..numba_scalars import stack_buffer
 from .settings import REAL_BITS
 
@@ -104,7 +104,6 @@ series_terms = tuple(real(1.0 / math.factorial(k)) for k in range(last_power, 1,
 # A block is the largest run of classes handled at once; it and its copies fit the L1 cache. Sums
 # need room for two lines more.
 block_buffer = stack_buffer(BLOCK + 2 * line)
-# Exponentials that a row keeps: 64 kB of a thread's stack.
-KEPT_BLOCKS: Final = 16
-kept_buffer = stack_buffer(KEPT_BLOCKS * BLOCK + 2 * line)
-kept_references_buffer = stack_buffer(KEPT_BLOCKS)
+# Exponentials that a row keeps, and what those of each block were taken relative to.
+kept_buffer = stack_buffer(SEGMENT + 2 * line)
+kept_references_buffer = stack_buffer(SCRATCH_CLASSES // BLOCK)
