@@ -326,7 +326,6 @@ def test_the_cython_twin_has_the_same_counts_twice(installed: Side) -> None:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.timeout(900)  # compiles all kernels, and on a slow machine beside other tests
 def test_the_numba_twin_runs_without_numba(installed: Side) -> None:
     """Fails where a new Numba hands out its object code in another way: see numba_objects.py."""
     (found,) = counted(installed, "numba", only="loss float32 4x1024")

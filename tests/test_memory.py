@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -46,17 +47,12 @@ def test_memory_grows_with_the_rows_and_not_with_the_classes(
     labels = np.full_like(logits, 1 / 1024) if soft else np.zeros(400, int)
     out = np.empty_like(logits)
     for n_threads in (1, 2):
+        options: dict[str, Any] = {"backend": backend, "n_threads": n_threads}
         peak = peak_of(
-            lambda n=n_threads: fastxent.cross_entropy_with_grad(  # type: ignore[misc]
-                logits, labels, out=out, backend=backend, n_threads=n
-            )
+            partial(fastxent.cross_entropy_with_grad, logits, labels, out=out, **options)
         )
         assert peak < 400 * 40 + 30_000
-        peak = peak_of(
-            lambda n=n_threads: fastxent.cross_entropy(  # type: ignore[misc]
-                logits, labels, backend=backend, n_threads=n
-            )
-        )
+        peak = peak_of(partial(fastxent.cross_entropy, logits, labels, **options))
         assert peak < 400 * 40 + 30_000
 
 
@@ -124,7 +120,7 @@ def check_working_memory(logits: Array, backend: str, limit: int) -> None:
     few = every_call(logits[:2])
     for name, call in every_call(logits).items():
         few[name](backend=backend)  # what is loaded or compiled once does not count
-        peak, result = traced(lambda f=call: f(backend=backend))  # type: ignore[misc]
+        peak, result = traced(partial(call, backend=backend))
         assert peak - size_of(result) < limit, name
 
 
@@ -146,10 +142,9 @@ def test_gradients_of_long_rows_take_a_row_a_thread(backend: str) -> None:
     logits = random_logits((40, 100_000))
     labels, out = np.zeros(40, int), np.empty_like(logits)
     for n_threads in (1, 2):
+        options: dict[str, Any] = {"backend": backend, "n_threads": n_threads}
         peak = peak_of(
-            lambda n=n_threads: fastxent.cross_entropy_with_grad(  # type: ignore[misc]
-                logits, labels, out=out, backend=backend, n_threads=n
-            )
+            partial(fastxent.cross_entropy_with_grad, logits, labels, out=out, **options)
         )
         assert 400_000 * n_threads < peak < 400_000 * n_threads + 40_000
     assert peak_of(lambda: fastxent.log_softmax(logits, out=out, backend=backend)) < 40_000
